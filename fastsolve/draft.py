@@ -1,0 +1,117 @@
+"""Drafts: what a solver writes on. It asks for denoised predictions and noise, does arithmetic, and keeps what it needs again."""
+
+from __future__ import annotations
+
+from fastsolve.forms import Form, FormError, merge
+from fastsolve.ops import Eval, Row, Update
+from fastsolve.plan import Plan
+from fastsolve.predictions import Prediction
+from fastsolve.schedules import Node, Schedule
+
+
+class Draft:
+    """Records a solver's text as a plan.
+
+    schedule: the law, for solvers that place nodes of their own. start: the state at the grid's first level. calls: model calls so
+    far. guidance: the scale w of classifier-free guidance, D = D_uncond + w (D_cond - D_uncond), or None.
+    """
+
+    def __init__(self, schedule: Schedule, prediction: Prediction, guidance: float | None = None) -> None:
+        self.schedule = schedule
+        self.start = Form({"x0": 1.0})
+        self._prediction, self._guidance = prediction, guidance
+        self._ops: list[Eval | Update] = []
+        self._pending: dict[str, dict[str, float]] = {}  # rows of the next update, over what is already computed
+        self._tensors = self._draws = 0
+        self.calls = 0
+
+    def denoised(self, node: Node, form: Form) -> Form:
+        """The model's data prediction of the state `form` at `node`: one model call. Raises ValueError where it has none."""
+        if node.sigma == 0.0:
+            raise ValueError("the denoiser is asked at sigma = 0, where there is nothing to denoise")
+        a, b = self._prediction.x0(node)
+        w = self._guidance
+        weights = (b,) if w is None or w == 1.0 else (b * w, b * (1.0 - w))
+        x = self._flush(self._name(form))
+        d = f"d{self.calls}"
+        self.calls += 1
+        self._ops.append(Eval(d, x, node.t, node.alpha, node.sigma, a, weights, self._prediction.input_scale(node)))
+        return Form({d: 1.0})
+
+    def noise(self) -> Form:
+        """A new draw of standard normals, independent of all others."""
+        self._draws += 1
+        return Form({f"z{self._draws - 1}": 1.0})
+
+    def keep(self, form: Form) -> Form:
+        """The form as a tensor of its own, computed by the next update; free if it is one already."""
+        return Form({self._name(form): 1.0})
+
+    def finish(self, form: Form, solver: str, start_std: float) -> Plan:
+        """The plan that returns `form`; rows, calls and draws that nobody reads are gone, and names count from 0."""
+        out = self._tensor(form)
+        self._flush(out)
+        return _clean(self._ops, out, solver, self.schedule.name, start_std)
+
+    def _name(self, form: Form) -> str:
+        """The symbol of a form: itself if it is a tensor, else a new row of the next update."""
+        if len(form.terms) == 1:
+            ((name, c),) = form.terms.items()
+            if c == 1.0 and name[0] == "x":
+                return name
+        return self._tensor(form)
+
+    def _tensor(self, form: Form) -> str:
+        terms: dict[str, float] = {}
+        for name, c in form.terms.items():
+            if name in self._pending:  # not computed yet, and rows read the state before the update
+                terms = merge(terms, [(symbol, c * factor) for symbol, factor in self._pending[name].items()])
+            else:
+                terms = merge(terms, ((name, c),))
+        if not terms:
+            raise FormError("a state that is identically zero")
+        self._tensors += 1
+        name = f"x{self._tensors}"
+        self._pending[name] = terms
+        return name
+
+    def _flush(self, needed: str) -> str:
+        if self._pending:
+            self._ops.append(Update(tuple(Row(out, tuple(terms.items())) for out, terms in self._pending.items())))
+            self._pending = {}
+        return needed
+
+
+def _clean(ops: list[Eval | Update], out: str, solver: str, schedule: str, start_std: float) -> Plan:
+    live, kept = {out}, []
+    for op in reversed(ops):
+        if isinstance(op, Eval):
+            if op.d not in live:
+                continue
+            live.add(op.x)
+        else:
+            rows = tuple(row for row in op.rows if row.out in live)
+            if not rows:
+                continue
+            live.update(name for row in rows for name, _ in row.terms)
+            op = Update(rows)
+        kept.append(op)
+    names = {"x0": "x0"}
+    count = {"x": 1, "d": 0, "z": 0}
+
+    def new(name: str) -> str:
+        if name not in names:
+            names[name] = f"{name[0]}{count[name[0]]}"
+            count[name[0]] += 1
+        return names[name]
+
+    for name in sorted((n for n in live if n[0] == "z"), key=lambda n: int(n[1:])):
+        new(name)  # in the order in which the text draws
+    renamed: list[Eval | Update] = []
+    for op in reversed(kept):
+        if isinstance(op, Eval):
+            renamed.append(Eval(new(op.d), new(op.x), op.t, op.alpha, op.sigma, op.a, op.b, op.scale))
+        else:
+            rows = tuple(Row(new(row.out), tuple((new(name), c) for name, c in row.terms)) for row in op.rows)
+            renamed.append(Update(rows))
+    return Plan(solver, schedule, start_std, tuple(renamed), new(out))

@@ -1,0 +1,152 @@
+"""From names and options to a plan: checks what was asked for, lays the grid, lets the solver write."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+from fastsolve import grids, predictions, schedules, solvers
+from fastsolve.draft import Draft
+from fastsolve.forms import FormError
+from fastsolve.grids import Explicit, Grid
+from fastsolve.plan import Plan
+from fastsolve.predictions import Prediction
+from fastsolve.schedules import Schedule
+
+Options = tuple[tuple[str, object], ...]
+
+_AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
+
+
+def make_plan(
+    solver: str = "seeds3",
+    *,
+    schedule: str | Schedule,
+    grid: str | Grid | Sequence[float] | None = None,
+    steps: int | None = None,
+    nfe: int | None = None,
+    prediction: str | Prediction = "x0",
+    guidance: float | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Plan:
+    """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
+
+    solver: a name of `list_solvers()`. schedule, prediction, grid: names or objects; a grid may also be decreasing clock values,
+    the last included, and None is the schedule's usual one. One of steps (intervals of the grid) and nfe (a budget of model calls,
+    of which the solver uses as many as whole steps allow), neither with explicit values. guidance: scale of classifier-free guidance.
+    options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
+
+    Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
+    schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type.
+    """
+    law = schedules.get(schedule)
+    meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
+    layout = grids.get(grid, law)
+    if guidance is not None and not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite scale, not {guidance}")
+    chosen = tuple(sorted((options or {}).items()))
+    _check_options(solver, chosen)
+    count = _steps(layout, steps, nfe)
+    if count is None:
+        return _budgeted(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
+    return _written(solver, law, layout, count, meaning, guidance, chosen)
+
+
+def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
+    """The number of steps, or None where a budget decides."""
+    if isinstance(grid, Explicit):
+        if nfe is not None:
+            raise ValueError("explicit grid values fix the number of steps: leave nfe out")
+        count = len(grid.values) - 1
+        if steps is not None and steps != count:
+            raise ValueError(f"the grid given has {count} steps, not {steps}: leave steps out")
+        return count
+    if (steps is None) == (nfe is None):
+        raise ValueError(
+            f"give one of steps and nfe, not {'neither' if steps is None else f'both (steps={steps}, nfe={nfe})'}"
+        )
+    return None if steps is None else _positive("steps", steps)
+
+
+def _positive(name: str, value: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+def _check_options(name: str, options: Options) -> None:
+    known = {**solvers.get(name).options, "denoise_final": False}
+    for option, value in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1, 0.0)
+            raise ValueError(
+                f"{name} has no option {option!r}; nearest is {near[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        default = known[option]
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise TypeError(f"option {option} of {name} must be True or False, not {value!r}")
+        elif isinstance(default, float) or option in _AT_LEAST_0:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"option {option} of {name} must be a number, not {value!r}")
+            if math.isnan(value) or (option in _AT_LEAST_0 and value < 0):
+                raise ValueError(f"option {option} of {name} must be at least 0, not {value}")
+
+
+@functools.lru_cache(maxsize=256)
+def _budgeted(
+    solver: str,
+    schedule: Schedule,
+    grid: Grid,
+    nfe: int,
+    prediction: Prediction,
+    guidance: float | None,
+    options: Options,
+) -> Plan:
+    """The plan with the most steps whose calls fit the budget; every step costs at least one call."""
+
+    def write(steps: int) -> Plan:
+        return _written(solver, schedule, grid, steps, prediction, guidance, options)
+
+    steps = max(1, (nfe - 1) // solvers.get(solver).stages + 1)
+    plan = write(steps)
+    while plan.nfe > nfe:
+        if steps == 1:
+            raise ValueError(f"a budget of {nfe} model calls is too small for {solver}: its least is {plan.nfe}")
+        steps -= 1
+        plan = write(steps)
+    while plan.nfe < nfe:
+        more = write(steps + 1)
+        if more.nfe > nfe:
+            break
+        steps, plan = steps + 1, more
+    return plan
+
+
+@functools.lru_cache(maxsize=256)
+def _written(
+    solver: str,
+    schedule: Schedule,
+    grid: Grid,
+    steps: int,
+    prediction: Prediction,
+    guidance: float | None,
+    options: Options,
+) -> Plan:
+    nodes = grids.nodes(grid, schedule, steps)
+    if nodes[0].sigma == 0.0:
+        raise ValueError("the grid starts at sigma = 0, where there is nothing to sample")
+    chosen = dict(options)
+    denoise_final = chosen.pop("denoise_final", False)
+    draft = Draft(schedule, prediction, guidance)
+    try:
+        final = solvers.get(solver).write(draft, nodes, chosen)
+        if denoise_final and nodes[-1].sigma > 0.0:
+            final = draft.denoised(nodes[-1], final)
+        return draft.finish(final, solver, schedule.start_std(nodes[0]))
+    except FormError as error:
+        raise ValueError(f"{solver} on {schedule.name}, after {draft.calls} model calls: {error}") from error
