@@ -1,0 +1,82 @@
+"""The catalogue: every file of this folder that registers a solver. One paper, one file; adding a file adds its solvers."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fastsolve.draft import Draft
+from fastsolve.forms import Form
+from fastsolve.schedules import Node
+
+Grid = tuple[Node, ...]
+Text = Callable[..., Form]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A registered solver and its declared facts, which the tests check.
+
+    order: of the mean on smooth problems (ODE order where deterministic). weak_order: of the variance, for stochastic ones.
+    stages: model calls per step. stochastic: draws noise with its default options. source: where the formula comes from.
+    """
+
+    name: str
+    text: Text
+    order: int
+    stages: int
+    stochastic: bool
+    weak_order: int | None
+    source: str
+    options: Mapping[str, object]
+
+    def write(self, draft: Draft, grid: Grid, options: Mapping[str, object]) -> Form:
+        """The solver's text on a draft; returns the form of the final state."""
+        return self.text(draft, grid, **options)
+
+
+_registry: dict[str, Solver] = {}
+
+
+def solver(
+    name: str, *, order: int, stages: int = 1, stochastic: bool = False, weak_order: int | None = None, source: str
+) -> Callable[[Text], Text]:
+    """Register a function (draft, grid, *, options...) -> final form as a solver. Raises ValueError if the name is taken."""
+
+    def register(text: Text) -> Text:
+        if name in _registry:
+            raise ValueError(
+                f"two solvers are called {name!r}: {_registry[name].text.__module__} and {text.__module__}"
+            )
+        parameters = inspect.signature(text).parameters.values()
+        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        _registry[name] = Solver(name, text, order, stages, stochastic, weak_order, source, options)
+        return text
+
+    return register
+
+
+@functools.cache
+def _discover() -> None:
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        importlib.import_module(f"{__name__}.{module}")
+
+
+def names() -> list[str]:
+    """Names of all registered solvers, sorted."""
+    _discover()
+    return sorted(_registry)
+
+
+def get(name: str) -> Solver:
+    """The solver of a name. Raises ValueError that names the nearest match."""
+    _discover()
+    if name not in _registry:
+        near = difflib.get_close_matches(str(name), _registry, 1, 0.0)
+        raise ValueError(f"unknown solver {name!r}; nearest is {near[0]!r}; known are {', '.join(sorted(_registry))}")
+    return _registry[name]
