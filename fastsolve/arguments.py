@@ -1,0 +1,112 @@
+"""What callers hand to `sample` and `Sampler`, checked and brought into one form before anything runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastsolve import philox, predictions
+from fastsolve.denoiser import Denoiser
+from fastsolve.executors.run import Setting
+from fastsolve.predictions import Prediction
+from fastsolve.schedules import Schedule
+
+Seed = int | Sequence[int] | Tensor | torch.Generator
+Noise = Sequence[Tensor] | Callable[[int], Tensor]
+
+
+def as_denoiser(
+    model: Denoiser | Callable[..., Tensor], schedule: str | Schedule | None, prediction: str | Prediction | None
+) -> Denoiser:
+    """The model with what it states; a bare callable needs schedule and prediction beside it."""
+    if isinstance(model, Denoiser):
+        if prediction is not None and predictions.get(prediction) != model.prediction:
+            raise ValueError(
+                f"the Denoiser states {model.prediction}, not the prediction {prediction!r} given beside it"
+            )
+        return model
+    if schedule is None or prediction is None:
+        raise ValueError(
+            "a bare callable needs schedule and prediction; a fastsolve.Denoiser states them once and for all"
+        )
+    return Denoiser(model, schedule, prediction)
+
+
+def full_shape(given: Sequence[int] | None, sample_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """[B, *sample] of a run, from the caller's and the model's."""
+    if given is None:
+        if sample_shape is None:
+            raise ValueError("shape is needed, [B, *sample]: the model does not state it")
+        return (1, *sample_shape)
+    shape = tuple(given)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape) or not shape:
+        raise ValueError(f"shape must be positive ints, the batch first, not {shape}")
+    if sample_shape is not None and shape[1:] != sample_shape:
+        raise ValueError(
+            f"the model makes samples of shape {sample_shape}: shape must be (B, *{sample_shape}), not {shape}"
+        )
+    return shape
+
+
+def place(given: torch.device | str | None, denoiser: Denoiser) -> torch.device:
+    """The device of a run: where the model lives."""
+    lives = torch.device(denoiser.device or "cpu")
+    if given is None or not isinstance(denoiser.model, torch.nn.Module):
+        lives = torch.device(given) if given is not None else lives
+    elif torch.device(given).type != lives.type:
+        raise ValueError(f"device {given} was asked for, but the model lives on {lives}")
+    return torch.empty(0, device=lives).device  # "cuda" becomes "cuda:0"
+
+
+def keys(seed: Seed, batch: int) -> npt.NDArray[np.uint64]:
+    """Keys of the samples, uint64 [B], from an int, ints, an int64 tensor [B] or a generator (one of its ints per sample)."""
+    if isinstance(seed, torch.Generator):
+        drawn = torch.randint(-(2**63), 2**63 - 1, (batch,), generator=seed, device=seed.device, dtype=torch.int64)
+        seed = drawn.tolist()
+    elif isinstance(seed, Tensor):
+        if seed.is_floating_point() or seed.dim() > 1:
+            raise TypeError(f"a seed tensor must hold ints, [B], not {seed.dtype} {list(seed.shape)}")
+        seed = seed.tolist()
+    return philox.sample_seeds(seed, batch)
+
+
+def fitting(name: str, tensor: Tensor, setting: Setting) -> Tensor:
+    """A tensor of the caller, checked to have the run's shape, dtype and device, made contiguous."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    if tensor.shape != setting.shape or tensor.dtype != setting.dtype or tensor.device != setting.device:
+        raise ValueError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; "
+            f"needed is {setting.dtype} {list(setting.shape)} on {setting.device}"
+        )
+    return tensor.contiguous()
+
+
+def given_draws(noise: Noise | None, draws: int, setting: Setting) -> list[Tensor]:
+    """The caller's draws, checked; none where the seeds make them."""
+    if noise is None:
+        return []
+    given = [noise(i) for i in range(draws)] if callable(noise) else list(noise)
+    if len(given) != draws:
+        raise ValueError(f"noise has {len(given)} tensors, and the plan draws {draws}")
+    return [fitting(f"noise {i}", z, setting) for i, z in enumerate(given)]
+
+
+def branches(denoiser: Denoiser, kwargs: Mapping[str, object], count: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """The model with its keyword arguments, and with guidance the unconditional one after it."""
+    both = [kwargs, {**kwargs, **(denoiser.null or {})}][:count]
+    return [functools.partial(denoiser.model, **dict(k)) if k else denoiser.model for k in both]
+
+
+def progress_bar(total: int, name: str):  # type: ignore[no-untyped-def]  # tqdm states no types
+    """A tqdm bar over model calls. Raises ImportError naming the extra where tqdm is missing."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install fastsolve[progress]") from error
+    return tqdm(total=total, desc=name, unit="call")

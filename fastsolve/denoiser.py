@@ -1,0 +1,59 @@
+"""The denoiser: a network and what a sampler must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from fastsolve import predictions, schedules
+from fastsolve.predictions import Prediction
+from fastsolve.schedules import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A model `model(x, t, **kwargs) -> raw` with everything that sampling needs, so that no call has to repeat it.
+
+    model: x is [B, *shape] at the scale the prediction expects, t is [B] in the schedule's clock; raw is [B, *shape].
+    schedule, prediction: names or objects of `fastsolve.schedules` and `fastsolve.predictions`.
+    shape: of one sample, without the batch; None leaves it to the caller.
+    device: where the model lives; None finds it from a module's parameters, else the CPU.
+    dtype: of the x the model is called with; None is the state's. output_dtype: of raw; None is dtype.
+    nfe: the budget of model calls where the caller states none.
+    null: keyword arguments of the unconditional call, for guidance.
+    reuses_output: the model returns the same storage every time (a CUDA-graphed or `reduce-overhead` model).
+    """
+
+    model: Callable[..., torch.Tensor]
+    schedule: str | Schedule
+    prediction: str | Prediction
+    shape: tuple[int, ...] | None = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    output_dtype: torch.dtype | None = None
+    nfe: int | None = None
+    null: Mapping[str, object] | None = field(default=None)
+    reuses_output: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise TypeError(f"a model is called as model(x, t, ...); {type(self.model).__name__} is not callable")
+        schedule = schedules.get(self.schedule)
+        object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "prediction", predictions.get(self.prediction, getattr(schedule, "sigma_data", None)))
+        object.__setattr__(self, "device", torch.device(self.device) if self.device else _device_of(self.model))
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        """The raw output at x [B, *shape], t [B]."""
+        return self.model(x, t, **kwargs)
+
+
+def _device_of(model: object) -> torch.device:
+    if isinstance(model, torch.nn.Module):
+        for parameter in model.parameters():
+            return parameter.device
+    return torch.device("cpu")

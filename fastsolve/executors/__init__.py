@@ -1,0 +1,84 @@
+"""Executors run programs. Which one fits a device and a dtype, and why another one does not."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from typing import NamedTuple
+
+import torch
+
+from fastsolve.executors.run import Backend, Setting
+from fastsolve.lower import Program
+
+_NAMES = ("eager", "native", "fused")
+_HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Choice(NamedTuple):
+    """An executor and the reason it was taken."""
+
+    name: str
+    reason: str
+
+
+def choose(name: str, setting: Setting) -> Choice:
+    """The executor of a name, or for "auto" the fastest that fits. Raises ValueError with the reason where one asked for does not fit."""
+    if name == "auto":
+        for candidate in ("fused", "native"):
+            if (
+                setting.device.type == ("cpu" if candidate == "native" else "cuda")
+                and _hindrance(candidate, setting) is None
+            ):
+                return Choice(candidate, f"fits {setting.device.type} and {setting.dtype}")
+        hindrance = _hindrance("native" if setting.device.type == "cpu" else "fused", setting)
+        return Choice("eager", f"{hindrance}")
+    if name not in _NAMES:
+        near = difflib.get_close_matches(str(name), _NAMES, 1, 0.0)
+        raise ValueError(f"unknown executor {name!r}: there are auto, {', '.join(_NAMES)}; nearest is {near[0]!r}")
+    hindrance = _hindrance(name, setting)
+    if hindrance is not None:
+        raise ValueError(f"executor {name!r} cannot run this: {hindrance}")
+    return Choice(name, "asked for")
+
+
+def _hindrance(name: str, setting: Setting) -> str | None:
+    """Why an executor cannot run a setting; None if it can."""
+    if name == "eager":
+        return None
+    if setting.dtype != torch.float32:
+        return f"{name} computes in float32 and the state is {setting.dtype}"
+    for dtype in (setting.input_dtype, setting.raw_dtype):
+        if dtype not in _HALF_OR_SINGLE:
+            return f"{name} reads and writes float32, bfloat16 and float16, and the model has {dtype}"
+    if name == "native":
+        if setting.device.type != "cpu":
+            return f"native runs on the CPU, and the device is {setting.device}"
+        if importlib.util.find_spec("fastsolve._C") is None:
+            return "the native module fastsolve._C was not built (FASTSOLVE_NATIVE=0, or no compiler)"
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "fused needs Triton, which is not installed"
+    if setting.device.type == "cpu":
+        from fastsolve.kernels import tiles
+
+        if not tiles.INTERPRETING:
+            return (
+                "fused runs on a GPU; on a CPU only in Triton's interpreter (TRITON_INTERPRET=1 before Python starts)"
+            )
+    return None
+
+
+def backend(name: str, program: Program, setting: Setting, tensors: list[torch.Tensor | None]) -> Backend:
+    """The executor's side of a program: its launches on the tensors of the program's slots."""
+    if name == "native":
+        from fastsolve.executors.native import Native
+
+        return Native(program, setting, tensors)
+    if name == "fused":
+        from fastsolve.executors.fused import Fused
+
+        return Fused(program, setting, tensors)
+    from fastsolve.executors.eager import Eager
+
+    return Eager(program, setting, tensors)

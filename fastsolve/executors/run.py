@@ -1,0 +1,166 @@
+"""The loop that every executor shares: call the model, check what it returns, launch the update."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastsolve.lower import Call, Program
+
+Model = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is bound to. shape: [B, *sample]; dtype of the state, of the model's input and of its raw output."""
+
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+    input_dtype: torch.dtype
+    raw_dtype: torch.dtype
+    reuses_output: bool
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Elements of a sample."""
+        return int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def dtype_of(self, kind: str) -> torch.dtype:
+        """The dtype of a slot of a kind (see `lower.Slot`)."""
+        return {"input": self.input_dtype, "raw": self.raw_dtype}.get(kind, self.dtype)
+
+
+class Backend(ABC):
+    """An executor's part: `tensors` is the list of slot tensors, which the loop fills as it goes."""
+
+    @abstractmethod
+    def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
+        """Set the seeds of the samples, [B]."""
+
+    @abstractmethod
+    def bind(self, slot: int, tensor: Tensor) -> None:
+        """A slot got another tensor: contiguous, of the slot's dtype, on the device, and alive until the run ends."""
+
+    @abstractmethod
+    def launch(self, index: int) -> None:
+        """Run launch `index` of the program."""
+
+
+class Run:
+    """A program with its buffers, for one run at a time. Models are told levels by `clocks`, one [B] tensor per call."""
+
+    def __init__(
+        self,
+        program: Program,
+        setting: Setting,
+        clocks: Sequence[Tensor],
+        make: Callable[[Program, Setting, list[Tensor | None]], Backend],
+    ) -> None:
+        self._program, self._setting = program, setting
+        self._kinds = [slot.kind for slot in program.slots]
+        self._tensors: list[Tensor | None] = [None] * len(self._kinds)
+        with torch.inference_mode(
+            False
+        ):  # an inference tensor keeps no version, by which a model that writes its input shows
+            for slot, kind in enumerate(self._kinds):
+                if kind in ("state", "input"):
+                    self._tensors[slot] = torch.empty(
+                        setting.shape, dtype=setting.dtype_of(kind), device=setting.device
+                    )
+        self._ours = {t.data_ptr() for t in self._tensors if t is not None}
+        self._raw_slots = [slot for slot, kind in enumerate(self._kinds) if kind == "raw"]
+        self._backend = make(program, setting, self._tensors)
+        left = iter(clocks)
+        self._steps = [
+            (index, [(call, next(left)) for call in calls]) for index, (calls, _) in enumerate(program.steps, start=1)
+        ]
+
+    def __call__(
+        self,
+        models: Sequence[Model],
+        seeds: npt.NDArray[np.uint64],
+        start: Tensor | None,
+        noise: Sequence[Tensor],
+        check_finite: bool,
+        on_call: Callable[[], object] | None,
+    ) -> Tensor:
+        """One sample batch, in a tensor of its own. models: one per raw output of a call."""
+        setting, bind, launch = self._setting, self._backend.bind, self._backend.launch
+        out = torch.empty(setting.shape, dtype=setting.dtype, device=setting.device)
+        given = iter(noise)
+        for slot, kind in enumerate(self._kinds):
+            if kind in ("start", "noise", "out"):
+                self._put(slot, out if kind == "out" else start if kind == "start" else next(given))
+        self._backend.seed(seeds)
+        tensors, number = self._tensors, 0
+        try:
+            launch(0)
+            for index, calls in self._steps:
+                for call, clock in calls:
+                    number += 1
+                    x = tensors[call.x]
+                    assert x is not None
+                    version = x._version
+                    for model, slot in zip(models, call.raws, strict=True):
+                        raw = self._checked(model(x, clock), slot, call, number)
+                        if check_finite and not bool(raw.isfinite().all()):
+                            raise ValueError(f"{self._which(call, number)} returned NaN or infinite values")
+                        tensors[slot] = raw
+                        bind(slot, raw)
+                    if x._version != version:
+                        raise ValueError(
+                            f"{self._which(call, number)} changed its input in place: x belongs to the sampler"
+                        )
+                    if on_call is not None:
+                        on_call()
+                launch(index)
+        finally:
+            for slot, kind in enumerate(self._kinds):
+                if kind not in ("state", "input"):
+                    tensors[slot] = None
+        return out
+
+    def _put(self, slot: int, tensor: Tensor | None) -> None:
+        assert tensor is not None
+        self._tensors[slot] = tensor
+        self._backend.bind(slot, tensor)
+
+    def _which(self, call: Call, number: int) -> str:
+        return f"model call {number} of {sum(len(calls) for _, calls in self._steps)} (t = {call.t:g})"
+
+    def _checked(self, raw: Tensor, slot: int, call: Call, number: int) -> Tensor:
+        """The raw output, contiguous and not in a buffer that a launch will write."""
+        setting = self._setting
+        if not isinstance(raw, Tensor):
+            raise TypeError(f"{self._which(call, number)} returned {type(raw).__name__}, not a tensor")
+        if raw.shape != setting.shape or raw.dtype is not setting.raw_dtype or raw.device != setting.device:
+            raise ValueError(
+                f"{self._which(call, number)} returned {raw.dtype} {tuple(raw.shape)} on {raw.device}; expected is "
+                f"{setting.raw_dtype} {setting.shape} on {setting.device} (a Denoiser states dtype, output_dtype, device)"
+            )
+        if not raw.is_contiguous():
+            raw = raw.contiguous()
+        pointer = raw.data_ptr()
+        if pointer in self._ours or (setting.reuses_output and len(call.raws) > 1):
+            return raw.clone()
+        if len(self._raw_slots) > 1:
+            for other in self._raw_slots:
+                held = self._tensors[other]
+                if other != slot and held is not None and held.data_ptr() == pointer:
+                    raise ValueError(
+                        f"{self._which(call, number)} returned the storage of an earlier output, which is still needed: state "
+                        "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
+                    )
+        return raw
