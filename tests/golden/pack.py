@@ -1,0 +1,221 @@
+"""Packs recorded trajectories of published samplers into this folder: `python tests/golden/pack.py RECORDINGS`.
+
+RECORDINGS holds one .npz per run: x_init, noises, final (four samples each), grid, evals_level, meta (what was run).
+Here a run becomes a case in fastsolve's own terms: what `fastsolve.sample` must be given to walk the same trajectory.
+Two of the four samples are kept. cases.json says everything but the tensors, which are in one .npz per family.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+Case = dict[str, Any]
+
+
+class Recording:
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        with np.load(path) as file:
+            arrays = {k: file[k] for k in file.files}
+        self.meta = json.loads(str(arrays.pop("meta")))
+        self.x_init, self.final, self.draws = arrays["x_init"][:2], arrays["final"][:2], arrays["noises"][:, :2]
+        self.levels, self.grid = arrays["evals_level"], arrays.get("grid", np.array(self.meta.get("grid", [])))
+
+    def case(self, solver: str, schedule: Any, grid: np.ndarray, nfe: int | None = None, **options: Any) -> Case:
+        return {
+            "name": self.name,
+            "source": self.meta["source"].split(", seeds_ref.py")[0],
+            "solver": solver,
+            "schedule": schedule,
+            "grid": [float(t) for t in grid],
+            "options": options,
+            "nfe": self.meta["nfe"] if nfe is None else nfe,
+            "expect": "agree",
+            "x_init": self.x_init,
+            "draws": self.draws,
+            "final": self.final,
+        }
+
+
+def in_ve(case: Case) -> Case:
+    """A VP run walked in VE coordinates, x / alpha, on its levels sigma / alpha."""
+    case["x_init"] = case["x_init"] * np.hypot(1.0, case["grid"][0])
+    case["final"] = case["final"] * np.hypot(1.0, case["grid"][-1])
+    return case
+
+
+def official_seeds(run: Recording) -> Case:
+    """nfsrules/SEEDS: its last step, to 0, changes nothing, so the grid ends at the last positive level.
+
+    Its state in VP scaling is that of a VP schedule, otherwise that of VE. Its stage noise has the sign '-'.
+    """
+    meta, n, order = run.meta, run.meta["num_steps"], run.meta["order"]
+    variant, c2 = meta["solver_kwargs"].get("butcher_type"), meta["solver_kwargs"].get("c2")
+    form = {"data": "data", "EDM": "edm"}.get(meta["prediction"].split()[0], "noise")
+    if meta["scaling"] == "vp":
+        low, high = official_range(run)
+        slope = 2 * (np.log1p(low**2) / 1e-3 - np.log1p(high**2)) / (1e-3 - 1)
+        start = np.log1p(high**2) - slope / 2
+        schedule: Any = {"vp": [float(start), float(start + slope)]}
+        grid = run.grid[:n]
+    else:
+        schedule = "edm" if form == "edm" else "ve"  # the same law; "edm" also states sigma_data
+        grid = np.sqrt(run.grid[:n]) if meta["schedule"] == "ve" else run.grid[:n]
+    case = run.case(f"seeds{order}", schedule, grid, form=form)
+    if variant:
+        case["options"]["variant"] = {"2b": "phi_2"}.get(variant, variant)
+    if c2:
+        case["options"]["r" if order == 2 else "r1"] = c2
+    draws = run.draws[: order * (n - 1)]
+    if meta["solver_kwargs"].get("noise_type") == "discrete":
+        draws = np.where(draws > 0.5, 1.0, -1.0)  # as published: a normal beyond 0.5 is +1
+    case["draws"] = -draws if meta["noise_sign"] == "-" else draws
+    # Its errata: the third-order data and noise forms, and inner nodes other than the default.
+    if (order == 3 and form != "edm") or c2:
+        case["expect"] = "official"
+    return case
+
+
+def official_range(run: Recording) -> tuple[float, float]:
+    """The noise levels between which the official code fits its VP schedule."""
+    if run.meta["discretization"] == "edm":
+        return 0.002, 80.0
+    low, high = (float(np.sqrt(np.expm1(9.55 * t * t + 0.1 * t))) for t in (1e-3, 1.0))
+    return low, high
+
+
+def comfy_seeds(run: Recording) -> Case:
+    """ComfyUI. Its flow sampler replaces a first level of 1 by 0.9999 and leaves the state as it is."""
+    flow, params = run.meta["frame"] == "rf", dict(run.meta["params"])
+    grid = np.concatenate([[0.9999], run.grid[1:]]) if flow else run.grid
+    if "solver_type" in params:
+        params["variant"] = params.pop("solver_type")
+    solver = "seeds3" if "seeds3" in run.name else "seeds2"
+    case = run.case(solver, "flow" if flow else "ve", grid, **params)
+    if params.get("r") == 1.0:
+        case["draws"] = run.draws[::2]  # the second normal of a step is drawn, and weighs exactly 0
+    if "pre9633" in run.name:
+        case["expect"] = "differ"
+    return case
+
+
+def corrected_seeds(run: Recording) -> Case:
+    """Not published: corrected SEEDS by an implementation of its own, for what no published code gets right."""
+    meta = run.meta
+    params = {"r" if "o2" in run.name and k == "c2" else {"c2": "r1"}.get(k, k): v for k, v in meta["params"].items()}
+    if "variant" in params:
+        params["variant"] = {"2b": "phi_2"}.get(params["variant"], params["variant"])
+    form = "edm" if meta["kind"] == "F" else "data"
+    schedule = "flow" if meta["frame"] == "rf" else "edm" if form == "edm" else "ve"
+    case = run.case(f"seeds{meta['order']}", schedule, run.grid, form=form, eta=meta["eta"], **params)
+    return in_ve(case) if meta["frame"] == "vp" else case
+
+
+K_DIFFUSION: dict[str, tuple[str, Case]] = {
+    "euler": ("ddim", {}),
+    "euler_ancestral": ("euler_ancestral", {"eta": 1.0}),
+    "euler_ancestral_eta05": ("euler_ancestral", {"eta": 0.5}),
+    "heun": ("heun", {}),
+    "heun_nozero": ("heun", {}),
+    "dpmpp_2m": ("dpmpp_2m", {"variant": "midpoint"}),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", {"variant": "midpoint", "eta": 1.0}),
+    "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"variant": "heun", "eta": 1.0}),
+}
+DIFFUSERS: dict[str, tuple[str, Case]] = {
+    "ddim": ("ddim", {}),
+    "ddim_eta1": ("ddim", {"eta": 1.0}),
+    "ddpm_small": ("ddim", {"eta": 1.0}),  # ancestral sampling with the smaller variance is DDIM with eta = 1
+    "euler": ("ddim", {}),
+    "euler_karras": ("ddim", {}),
+    "edm_euler": ("ddim", {}),
+    "edm_dpmpp_2m": ("dpmpp_2m", {"variant": "midpoint"}),
+    "flowmatch_euler_shift1": ("ddim", {}),
+    "heun": ("heun", {}),
+    "dpmpp_2m": ("dpmpp_2m", {"variant": "midpoint"}),
+    "dpmpp_2m_karras": ("dpmpp_2m", {"variant": "midpoint"}),
+    "dpmpp_2m_trailing": ("dpmpp_2m", {"variant": "midpoint"}),
+    "dpmpp_2m_sigmamin": ("dpmpp_2m", {"variant": "midpoint", "lower_order_final": True}),
+    "dpmpp_2m_heun": ("dpmpp_2m", {"variant": "heun"}),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", {"variant": "midpoint", "eta": 1.0}),
+}
+
+
+def k_diffusion(run: Recording) -> Case:
+    solver, options = K_DIFFUSION[run.name.removeprefix("peer_kdiff_")]
+    return run.case(solver, "ve", run.grid, **options)
+
+
+def diffusers(run: Recording) -> Case:
+    """Float64 copies of the schedulers. VP runs whose levels are entries of the table walk the table, the others VE."""
+    key, coords, config = run.name.removeprefix("peer_diffusers_"), run.meta["coords"], run.meta["config"]
+    solver, options = DIFFUSERS[key]
+    levels = np.unique(run.grid if len(run.grid) else np.append(run.levels, 0.0))[::-1]
+    if coords.startswith("alpha=1/"):
+        betas = [config["beta_start"], config["beta_end"], config["num_train_timesteps"]]
+        table = np.cumprod(1 - np.linspace(*betas))
+        rho = np.append(np.sqrt((1 - table) / table), 0.0)  # the last stands for clean data, index -1
+        index = np.array([np.argmin(abs(rho - s)) for s in levels])
+        if np.all(abs(rho[index] - levels) <= 1e-13 * levels):
+            case = run.case(solver, {"vp_table": betas}, np.where(index == len(table), -1, index), **options)
+        else:
+            case = in_ve(run.case(solver, "ve", levels, **options))
+    else:
+        case = run.case(solver, "flow" if coords == "alpha=1-sigma" else "ve", levels, **options)
+    case["draws"] = run.draws[: len(levels) - 2]  # some draw in the last step too, and multiply by 0
+    return case
+
+
+def edm(run: Recording) -> Case:
+    settings = run.meta["settings"]
+    options = {"s_churn": settings["S_churn"], "s_noise": settings["S_noise"]} if "S_churn" in settings else {}
+    case = run.case("heun", "edm", run.grid, **options)
+    case["x_init"] = run.x_init * run.grid[0]  # recorded as unit noise
+    if not options:
+        case["draws"] = run.draws[:0]  # drawn, and multiplied by 0
+    return case
+
+
+def deis(run: Recording) -> Case:
+    return run.case("heun" if "2heun" in run.name else "ddim", "vp", run.grid)
+
+
+FAMILIES = {
+    "seeds_official": (official_seeds, ["seeds_off_*"]),
+    "seeds_comfyui": (comfy_seeds, ["seeds_comfy_seeds*", "seeds_comfy_expheun*"]),
+    "seeds_corrected": (
+        corrected_seeds,
+        ["seeds_ref_F_*", "seeds_ref_x0_rf_*_c2_*", "seeds_ref_x0_v?_o3b*", "seeds_ref_x0_vp_o?_eta0p5*"],
+    ),
+    "k_diffusion": (k_diffusion, [f"peer_kdiff_{k}" for k in K_DIFFUSION]),
+    "diffusers": (diffusers, [f"peer_diffusers_{k}" for k in DIFFUSERS]),
+    "edm": (edm, ["restart_edm_heun18", "restart_edm_churn18*"]),
+    "deis": (deis, ["deis_t_ab0_exactcoef", "deis_rho_rk_1euler", "deis_rho_rk_2heun"]),
+}
+# Twice the steps of a case that is here, and a churn that SEEDS here does not have.
+LEFT_OUT = ("_n24", "_churn")
+
+
+def main(recordings: Path) -> None:
+    cases = []
+    for family, (convert, patterns) in FAMILIES.items():
+        arrays = {}
+        for path in sorted(p for pattern in patterns for p in recordings.glob(pattern + ".npz")):
+            if family == "seeds_official" and any(part in path.stem for part in LEFT_OUT):
+                continue
+            case = convert(Recording(path))
+            for key in ("x_init", "draws", "final"):
+                arrays[f"{case['name']}.{key}"] = case.pop(key)
+            cases.append({"family": family, **case})
+        np.savez_compressed(HERE / f"{family}.npz", **arrays)
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    (HERE / "cases.json").write_text(f"[\n{lines}\n]\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
