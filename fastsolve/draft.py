@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastsolve.forms import Form, FormError, merge
-from fastsolve.ops import Eval, Row, Update
+from fastsolve.ops import Eval, Ops, Row, Update
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Node, Schedule
@@ -51,7 +51,8 @@ class Draft:
         """The plan that returns `form`; rows, calls and draws that nobody reads are gone, and names count from 0."""
         out = self._tensor(form)
         self._flush(out)
-        return _clean(self._ops, out, solver, self.schedule.name, start_std)
+        ops, out = _renamed(*_alive(self._ops, out))
+        return Plan(solver, self.schedule.name, start_std, ops, out)
 
     def _name(self, form: Form) -> str:
         """The symbol of a form: itself if it is a tensor, else a new row of the next update."""
@@ -82,7 +83,8 @@ class Draft:
         return needed
 
 
-def _clean(ops: list[Eval | Update], out: str, solver: str, schedule: str, start_std: float) -> Plan:
+def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], str]:
+    """Instructions without the rows and calls that nobody reads."""
     live, kept = {out}, []
     for op in reversed(ops):
         if isinstance(op, Eval):
@@ -90,28 +92,33 @@ def _clean(ops: list[Eval | Update], out: str, solver: str, schedule: str, start
                 continue
             live.add(op.x)
         else:
-            rows = tuple(row for row in op.rows if row.out in live)
-            if not rows:
+            if not all(row.out in live for row in op.rows):
+                op = Update(tuple(row for row in op.rows if row.out in live))
+            if not op.rows:
                 continue
-            live.update(name for row in rows for name, _ in row.terms)
-            op = Update(rows)
+            for row in op.rows:
+                live.update([name for name, _ in row.terms])
         kept.append(op)
-    names = {"x0": "x0"}
-    count = {"x": 1, "d": 0, "z": 0}
+    return kept[::-1], out
 
-    def new(name: str) -> str:
-        if name not in names:
-            names[name] = f"{name[0]}{count[name[0]]}"
-            count[name[0]] += 1
-        return names[name]
 
-    for name in sorted((n for n in live if n[0] == "z"), key=lambda n: int(n[1:])):
-        new(name)  # in the order in which the text draws
+def _renamed(ops: list[Eval | Update], out: str) -> tuple[Ops, str]:
+    """The same with symbols that count from 0 without gaps; draws in the order in which the text draws."""
+    written = [name for op in ops for name in ([op.d] if isinstance(op, Eval) else [row.out for row in op.rows])]
+    read = {name for op in ops if isinstance(op, Update) for row in op.rows for name, _ in row.terms}
+    kinds = {
+        "x": ["x0", *(name for name in written if name[0] == "x")],
+        "d": [name for name in written if name[0] == "d"],
+        "z": sorted((name for name in read if name[0] == "z"), key=lambda name: int(name[1:])),
+    }
+    new = {old: f"{kind}{i}" for kind, names in kinds.items() for i, old in enumerate(names)}
+    if all(old == name for old, name in new.items()):
+        return tuple(ops), out
     renamed: list[Eval | Update] = []
-    for op in reversed(kept):
+    for op in ops:
         if isinstance(op, Eval):
-            renamed.append(Eval(new(op.d), new(op.x), op.t, op.alpha, op.sigma, op.a, op.b, op.scale))
+            renamed.append(op._replace(d=new[op.d], x=new[op.x]))
         else:
-            rows = tuple(Row(new(row.out), tuple((new(name), c) for name, c in row.terms)) for row in op.rows)
+            rows = tuple(Row(new[row.out], tuple((new[name], c) for name, c in row.terms)) for row in op.rows)
             renamed.append(Update(rows))
-    return Plan(solver, schedule, start_std, tuple(renamed), new(out))
+    return tuple(renamed), new[out]

@@ -143,22 +143,23 @@ def _verify(plan: Plan) -> None:
             calls += 1
             if op.x not in known:
                 raise PlanError(f"call {op.d} reads {op.x}, which is not written before")
-            numbers, made = (op.t, op.alpha, op.sigma, op.a, op.scale, *op.b), [op.d]
+            # The sum of finite numbers of this size is finite, and that of others is not: one test for all.
+            size, made = op.t + op.alpha + op.sigma + op.a + op.scale + sum(op.b), [op.d]
         else:
-            for row in op.rows:
-                for name, _ in row.terms:
+            size, made = 0.0, [row.out for row in op.rows]
+            for out, terms in op.rows:
+                if not terms:
+                    raise PlanError(f"{out} is an empty combination")
+                for name, c in terms:
+                    size += c
                     if name not in known and name[0] != "z":
-                        raise PlanError(f"{row.out} reads {name}, which is not written before")
-                if not row.terms:
-                    raise PlanError(f"{row.out} is an empty combination")
-            numbers = tuple(c for row in op.rows for _, c in row.terms)
-            made = [row.out for row in op.rows]
-        if not all(map(math.isfinite, numbers)):
-            raise PlanError(f"a coefficient of {made[0]} is not finite: {numbers}")
+                        raise PlanError(f"{out} reads {name}, which is not written before")
+        if not math.isfinite(size):
+            raise PlanError(f"a number of {made[0]} is not finite: {op}")
         for name in made:
             if name in known:
                 raise PlanError(f"{name} is written twice")
-        known.update(made)
+            known.add(name)
     if plan.out not in known:
         raise PlanError(f"the result {plan.out} is never written")
     if not calls:
