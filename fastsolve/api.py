@@ -43,10 +43,11 @@ def sample(
 ) -> Tensor:
     """Samples of a model, [B, *shape] in `dtype`: one call of a new `Sampler`, whose arguments these are.
 
-    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. shape may be left out where x_init is given.
+    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape and device where they are left out.
     """
-    if shape is None and x_init is not None:
-        shape = tuple(x_init.shape)
+    if x_init is not None:
+        shape = tuple(x_init.shape) if shape is None else shape
+        device = x_init.device if device is None else device
     sampler = Sampler(
         model,
         shape,

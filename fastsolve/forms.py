@@ -15,7 +15,7 @@ CANCELLATION = 2.0**-44
 
 
 class FormError(ValueError):
-    """A coefficient that is not a finite number, or an operation that is not linear."""
+    """A factor that is not a finite number, or an operation that is not linear. (Overflow is found when a plan is verified.)"""
 
 
 class Form:
@@ -52,8 +52,10 @@ class Form:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Form:
-        if not divisor:
-            raise FormError("a form is divided by 0")
+        if isinstance(divisor, Form):
+            raise FormError("the quotient of two forms is not linear")
+        if not divisor or not math.isfinite(divisor):
+            raise FormError(f"a form is divided by {divisor}")
         return self * (1.0 / divisor)
 
     def __neg__(self) -> Form:

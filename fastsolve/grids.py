@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastsolve.schedules import Flow, Node, Schedule, VPTable
+from fastsolve.schedules import VE, Flow, Node, Schedule, VPTable
 
 
 class Grid(ABC):
@@ -40,6 +40,12 @@ def _spaced(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * (i / (count - 1)) for i in range(count - 1)] + [last]
 
 
+def _check_positive(name: str, **values: float | None) -> None:
+    for key, value in values.items():
+        if value is not None and not 0.0 < value < math.inf:
+            raise ValueError(f"{key} of grid {name!r} must be positive and finite, not {value}")
+
+
 def _rho(schedule: Schedule, sigma: float | None, t: float) -> float:
     """sigma / alpha at an end of the range: the caller's, or the schedule's."""
     if sigma is not None:
@@ -61,6 +67,9 @@ class Karras(Grid):
     final_zero: bool = True
     name: ClassVar[str] = "karras"
 
+    def __post_init__(self) -> None:
+        _check_positive(self.name, rho=self.rho, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         high, low = _rho(schedule, self.sigma_max, schedule.t_max), _rho(schedule, self.sigma_min, schedule.t_min)
         if high == math.inf:
@@ -78,6 +87,9 @@ class UniformLogSNR(Grid):
     sigma_max: float | None = None
     final_zero: bool = True
     name: ClassVar[str] = "uniform_logsnr"
+
+    def __post_init__(self) -> None:
+        _check_positive(self.name, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         high, low = _rho(schedule, self.sigma_max, schedule.t_max), _rho(schedule, self.sigma_min, schedule.t_min)
@@ -98,15 +110,17 @@ def _clocks(schedule: Schedule, lams: list[float], first: float | None, last: fl
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """t^(1/power) uniform in the clock: power 1 uniform, 2 quadratic (DEIS, arXiv 2204.13902). Flow schedules shift it.
+    """t^(1/power) uniform in the clock: power 1 uniform, 2 quadratic (DEIS, arXiv 2204.13902). Flow schedules shift all levels.
 
-    Ends at the schedule's t_min where final_zero is False. With final_zero, flow schedules step uniformly down to 0 itself, and
-    the others to t_min, then to 0.
+    From t_max to t_min, then to 0 with final_zero; flow schedules with final_zero step uniformly down to 0 itself.
     """
 
     power: float = 1.0
     final_zero: bool = True
     name: ClassVar[str] = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_positive(self.name, power=self.power)
 
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         if isinstance(schedule, Flow) and self.final_zero:
@@ -181,7 +195,7 @@ def get(grid: str | Grid | Sequence[float] | None, schedule: Schedule) -> Grid:
     (VE and EDM: karras; tables: trailing; VP and flow: uniform.) Raises ValueError for an unknown name and TypeError for anything else.
     """
     if grid is None:
-        grid = "uniform" if schedule.t_max == 1.0 else "trailing" if isinstance(schedule, VPTable) else "karras"
+        grid = "trailing" if isinstance(schedule, VPTable) else "karras" if isinstance(schedule, VE) else "uniform"
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):

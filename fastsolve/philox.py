@@ -41,7 +41,7 @@ def sample_seeds(seed: int | Iterable[int], batch: int) -> UInt64s:
 
     Raises TypeError for anything but ints and ValueError for a sequence whose length is not `batch`.
     """
-    if isinstance(seed, Iterable):
+    if isinstance(seed, Iterable) and getattr(seed, "shape", None) != ():
         given = [_as_int(s) for s in seed]
         if len(given) != batch:
             raise ValueError(f"seed has {len(given)} entries for a batch of {batch}: give one int, or one per sample")
@@ -51,7 +51,7 @@ def sample_seeds(seed: int | Iterable[int], batch: int) -> UInt64s:
 
 
 def _as_int(value: object) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not hasattr(value, "__index__") or str(getattr(value, "dtype", "")).endswith("bool"):
         raise TypeError(f"seed must be an int or one int per sample, not {type(value).__name__}")
     return operator.index(value)
 

@@ -122,6 +122,8 @@ def get(prediction: str | Prediction, sigma_data: float | None = None) -> Predic
     """
     if isinstance(prediction, Prediction):
         return prediction
+    if not isinstance(prediction, str):
+        raise TypeError(f"prediction must be a name or a Prediction, not {type(prediction).__name__}")
     if prediction == "edm" and sigma_data is not None:
         return EDM(sigma_data)
     if prediction in _NAMED:

@@ -28,7 +28,7 @@ class Native(Backend):
         threads = torch.get_num_threads()
         self._program = _C.Program(codes, self._table.ctypes.data, updates, setting.batch, setting.size, threads)
         self._program.seeds(self._seeds.ctypes.data)
-        self.launch = self._program.run  # type: ignore[method-assign]  # one call less where every microsecond counts
+        self.launch = self._program.run  # type: ignore[method-assign, assignment]  # one call less where every microsecond counts
         for slot, tensor in enumerate(tensors):
             if tensor is not None:
                 self.bind(slot, tensor)

@@ -37,6 +37,11 @@ def get(schedule: str | Schedule) -> Schedule:
     """The schedule of a name, with its published constants, or the object itself. Raises ValueError for an unknown name."""
     if isinstance(schedule, Schedule):
         return schedule
+    if not isinstance(schedule, str):
+        given = type(schedule).__name__
+        raise TypeError(
+            f"schedule must be a name or a Schedule, not {given}; a table of alphas_cumprod is VPTable(table)"
+        )
     if schedule not in _NAMED:
         near = difflib.get_close_matches(str(schedule), _NAMED, 1, 0.0)
         raise ValueError(f"unknown schedule {schedule!r}: known are {', '.join(_NAMED)}; nearest is {near[0]!r}")

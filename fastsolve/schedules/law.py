@@ -54,7 +54,15 @@ class Schedule(ABC):
             if end.alpha:
                 raise ValueError(f"alpha = 0 is not a level of the schedule {self.name!r}")
             return end
-        return self.node(self.clock(lam))
+        try:
+            t = self.clock(lam)
+        except OverflowError:
+            raise ValueError(
+                f"log(alpha / sigma) = {lam:g} is beyond every level of the schedule {self.name!r}"
+            ) from None
+        if self.t_max < t <= self.t_max * (1.0 + 1e-12) and self.t_limit is None:
+            t = self.t_max  # rounding at the end of the range
+        return self.node(t)
 
     def warp(self, u: float) -> float:
         """Clock value of a step position u that named grids space uniformly; flow schedules shift here."""

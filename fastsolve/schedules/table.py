@@ -15,7 +15,7 @@ from fastsolve.schedules.law import Schedule
 
 @dataclass(frozen=True)
 class VPTable(Schedule):
-    """Variance preserving by a table of alphas_cumprod [T], decreasing, in (0, 1], the last may be 0 (zero terminal SNR).
+    """Variance preserving by a table of alphas_cumprod [T], decreasing, in (0, 1), the last may be 0 (zero terminal SNR).
 
     The clock is the table's index and may be fractional: lam is linear between entries (alpha is, next to a zero). Index -1 is
     clean data, as in DDIM's `set_alpha_to_one`.
