@@ -1,0 +1,41 @@
+# One virtual environment, .venv, shared by every target; a step runs again only when what it was made from has changed.
+# Without make:  python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ".[dev]" && .venv/bin/python -m pytest
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
+
+# The build's own environment obeys the constraints too: pip before 25.3 reads the first name, later ones the second.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+
+.PHONY: demo test lint types clean
+.NOTPARALLEL:
+
+demo: $(VENV)/demo.done  ## pip install -c constraints.txt -e ".[demo]" && fastsolve demo
+	$(BIN)/fastsolve demo
+
+test: $(VENV)/dev.done  ## pip install -c constraints.txt -e ".[dev]" && python -m pytest
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/dev.done
+	$(BIN)/mypy --strict
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache fastsolve/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.done: $(BUILT_FROM) | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/dev.done: $(BUILT_FROM) | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/demo.done  # dev holds all that demo needs
