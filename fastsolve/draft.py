@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastsolve.forms import Form, FormError, merge
-from fastsolve.ops import Eval, Ops, Row, Update
+from fastsolve.ops import Eval, Row, Update
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Node, Schedule
@@ -49,10 +49,14 @@ class Draft:
 
     def finish(self, form: Form, solver: str, start_std: float) -> Plan:
         """The plan that returns `form`; rows, calls and draws that nobody reads are gone, and names count from 0."""
-        out = self._tensor(form)
+        out = self._name(form)
+        if out not in self._pending:  # the result is written last, into the caller's tensor
+            out = self._tensor(form)
         self._flush(out)
-        ops, out = _renamed(*_alive(self._ops, out))
-        return Plan(solver, self.schedule.name, start_std, ops, out)
+        ops, live = _alive(self._ops, out)
+        if len(live | {"x0"}) < 1 + self._tensors + self.calls + self._draws:
+            ops, out = _renamed(ops, out)
+        return Plan(solver, self.schedule.name, start_std, tuple(ops), out)
 
     def _name(self, form: Form) -> str:
         """The symbol of a form: itself if it is a tensor, else a new row of the next update."""
@@ -83,8 +87,8 @@ class Draft:
         return needed
 
 
-def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], str]:
-    """Instructions without the rows and calls that nobody reads."""
+def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], set[str]]:
+    """Instructions without the rows and calls that nobody reads, and the symbols that are left."""
     live, kept = {out}, []
     for op in reversed(ops):
         if isinstance(op, Eval):
@@ -99,10 +103,10 @@ def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], str
             for row in op.rows:
                 live.update([name for name, _ in row.terms])
         kept.append(op)
-    return kept[::-1], out
+    return kept[::-1], live
 
 
-def _renamed(ops: list[Eval | Update], out: str) -> tuple[Ops, str]:
+def _renamed(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], str]:
     """The same with symbols that count from 0 without gaps; draws in the order in which the text draws."""
     written = [name for op in ops for name in ([op.d] if isinstance(op, Eval) else [row.out for row in op.rows])]
     read = {name for op in ops if isinstance(op, Update) for row in op.rows for name, _ in row.terms}
@@ -112,8 +116,6 @@ def _renamed(ops: list[Eval | Update], out: str) -> tuple[Ops, str]:
         "z": sorted((name for name in read if name[0] == "z"), key=lambda name: int(name[1:])),
     }
     new = {old: f"{kind}{i}" for kind, names in kinds.items() for i, old in enumerate(names)}
-    if all(old == name for old, name in new.items()):
-        return tuple(ops), out
     renamed: list[Eval | Update] = []
     for op in ops:
         if isinstance(op, Eval):
@@ -121,4 +123,4 @@ def _renamed(ops: list[Eval | Update], out: str) -> tuple[Ops, str]:
         else:
             rows = tuple(Row(new[row.out], tuple((new[name], c) for name, c in row.terms)) for row in op.rows)
             renamed.append(Update(rows))
-    return tuple(renamed), new[out]
+    return renamed, new[out]

@@ -7,11 +7,14 @@ A form is a sum of coefficient * symbol. Symbols are names: `x3` a stored tensor
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 
 # Two contributions that cancel to less than this, relatively, cancel exactly: the rest is rounding of float64 coefficients,
 # and a kept 1e-17 * x would cost a read of x. Products of a handful of coefficients err by a few 2^-53 (1.1e-16).
 CANCELLATION = 2.0**-44
+
+_LARGEST = sys.float_info.max
 
 
 class FormError(ValueError):
@@ -45,7 +48,7 @@ class Form:
         factor = float(factor)
         if factor == 1.0:
             return self
-        if not math.isfinite(factor):
+        if not -_LARGEST <= factor <= _LARGEST:
             raise FormError(f"a coefficient is {factor}")
         return Form({name: factor * c for name, c in self.terms.items()} if factor else {})
 

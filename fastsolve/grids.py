@@ -123,11 +123,11 @@ class Uniform(Grid):
         _check_positive(self.name, power=self.power)
 
     def positive(self, schedule: Schedule, count: int) -> list[float]:
-        if isinstance(schedule, Flow) and self.final_zero:
-            u = _spaced(schedule.t_max ** (1 / self.power), 0.0, count + 1)[:-1]
-        else:
-            u = _spaced(schedule.t_max ** (1 / self.power), schedule.t_min ** (1 / self.power), count)
-        return [schedule.warp(v**self.power if self.power != 1.0 else v) for v in u]
+        to_zero = isinstance(schedule, Flow) and self.final_zero
+        first, last = schedule.t_max, 0.0 if to_zero else schedule.t_min
+        roots = _spaced(first ** (1 / self.power), last ** (1 / self.power), count + to_zero)
+        levels = [first, *(root**self.power for root in roots[1:-1]), last]  # a root and a power would miss the ends by an ulp
+        return [schedule.warp(t) for t in levels[:count]]
 
 
 @dataclass(frozen=True)

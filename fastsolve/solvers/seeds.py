@@ -154,9 +154,9 @@ def seeds3(
             (n_3, n_t), a = seeds_official.noises_3(p, s, v, t, c, (z1, z2, z3)), seeds_official.weight_3(p, s, v, t, c)
         m_2 = _stage(draft, p, p.carry(s, u) * x + p.weight(1, s, u) * m + z_s * n_2, u)
         m_3 = _stage(draft, p, p.carry(s, v) * x + (p.weight(1, s, v) - a) * m + a * m_2 + z_s * n_3, v)
-        w_1, w_2, w_3 = (p.weight(k, s, t) for k in (1, 2, 3))
-        # 3b: the quadratic through M at 0, r1, r2, by divided differences; 3a: the line through 0 and r2.
-        bend = 0.0 if linear else (2.0 * w_3 - w_2 * r1) / (r2 - r1)
-        c_2, c_3 = (0.0, w_2 / r2) if linear else ((w_2 - bend) / r1, bend / r2)
+        # 3a: the line through M at 0 and r2; 3b: the quadratic through 0, r1, r2, by divided differences.
+        w_1, w_2 = p.weight(1, s, t), p.weight(2, s, t)
+        bend = w_2 if linear else (2.0 * p.weight(3, s, t) - w_2 * r1) / (r2 - r1)
+        c_2, c_3 = (w_2 - bend) / r1, bend / r2
         x = draft.keep(p.carry(s, t) * x + (w_1 - c_2 - c_3) * m + c_2 * m_2 + c_3 * m_3 + z_s * n_t)
     return x
