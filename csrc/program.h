@@ -1,0 +1,64 @@
+// The updates of a plan with their slots, validated once, so that a step only fills in pointers.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+
+namespace fastsolve {
+
+// (source slots, draws as (stream, number), rows as (out slot, term positions, offset of the coefficients in the table))
+using RowText = std::tuple<int, std::vector<int>, std::int64_t>;
+using UpdateText = std::tuple<std::vector<int>, std::vector<std::pair<std::uint32_t, std::uint32_t>>, std::vector<RowText>>;
+
+class Program {
+ public:
+  Program(const std::vector<int>& dtypes, const float* table, const std::vector<UpdateText>& updates, std::int64_t batch,
+          std::int64_t size, int threads);
+
+  void set(int slot, void* pointer) { pointers_[checked(slot, pointers_.size(), "slot")] = pointer; }
+  void seeds(const std::uint64_t* pointer) { seeds_ = pointer; }
+  void run(int update);
+
+  // Long enough to be worth other threads, and to let other Python threads run.
+  bool is_large(int update) const { return plan(update).large; }
+
+ private:
+  struct RowPlan {
+    int slot;
+    std::vector<int> terms;
+    std::vector<int> later_reads;  // slots of sources that later rows read in place
+  };
+
+  struct Plan {
+    std::vector<int> source_slots;
+    std::vector<Draw> draws;
+    std::vector<RowPlan> rows;
+    std::vector<Source> bound_sources;  // with the pointers of the last run
+    std::vector<Row> bound_rows;
+    std::size_t tiles;  // of scratch
+    bool large;
+  };
+
+  static std::size_t checked(int index, std::size_t count, const char* what);
+  const Plan& plan(int update) const { return plans_[checked(update, plans_.size(), "update")]; }
+  Plan make_plan(const UpdateText& text, std::size_t number, const float* table) const;
+  Update bind(Plan& plan) const;
+  void* pointer(int slot) const;
+
+  std::vector<DType> dtypes_;
+  std::vector<void*> pointers_;
+  std::vector<Plan> plans_;
+  const std::uint64_t* seeds_ = nullptr;
+  std::int64_t batch_, size_;
+  int threads_;
+};
+
+// float32 [batch, size]: draw `draw` of `stream` for every sample.
+void normals(float* out, const std::uint64_t* seeds, std::int64_t batch, std::int64_t size, Draw draw, int threads);
+bool normals_are_large(std::int64_t batch, std::int64_t size);
+
+}  // namespace fastsolve

@@ -1,0 +1,298 @@
+"""csrc/ against the definition: fastsolve.philox and updates spelled in NumPy, bit for bit, on every instruction set here."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from bits import assert_bits_equal
+from fastsolve import philox
+
+_C = pytest.importorskip("fastsolve._C", reason="installed without the native module")
+
+SEEDS = np.array([2**64 - 1, 2**63 + 12345, 7], np.uint64)
+DTYPES = {"f": torch.float32, "b": torch.bfloat16, "h": torch.float16}
+STREAMED = 2**20 + 3  # outs of this size are written past the caches, and by several threads
+
+
+def instruction_sets() -> list[str]:
+    best, found = _C.isa(), []
+    for name in ("portable", "avx2", "avx512"):
+        try:
+            _C.set_isa(name)
+        except ValueError:
+            continue
+        found.append(name)
+    _C.set_isa(best)
+    return found
+
+
+@pytest.fixture(params=instruction_sets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = _C.isa()
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(best)
+
+
+def native_normals(seeds: np.ndarray, size: int, draw: int, stream: int, threads: int = 1) -> np.ndarray:
+    """With a margin that must stay untouched."""
+    out = np.full(len(seeds) * size + 16, np.nan, np.float32)
+    _C.normals(out.ctypes.data, seeds.ctypes.data, len(seeds), size, draw, stream, threads)
+    assert np.isnan(out[len(seeds) * size :]).all(), "wrote past the end"
+    return out[: len(seeds) * size].reshape(len(seeds), size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 63, 1000, 1023, 1024, 4099])
+@pytest.mark.parametrize(("draw", "stream"), [(0, 0), (7, 1), (2**32 - 1, 2**32 - 1)])
+def test_normals_are_the_definition(isa: str, size: int, draw: int, stream: int) -> None:
+    assert_bits_equal(native_normals(SEEDS, size, draw, stream), philox.normals(SEEDS, size, draw, stream))
+
+
+def test_a_million_normals(isa: str) -> None:
+    expected = philox.normals(SEEDS[:1], 1_000_003, 3, 1)
+    assert_bits_equal(native_normals(SEEDS[:1], 1_000_003, 3, 1), expected)
+    assert_bits_equal(native_normals(SEEDS[:1], 1_000_003, 3, 1, threads=2), expected)
+
+
+def test_normals_do_not_depend_on_the_batch(isa: str) -> None:
+    alone = np.concatenate([native_normals(SEEDS[i : i + 1], 1003, 5, 1) for i in range(3)])
+    assert_bits_equal(native_normals(SEEDS, 1003, 5, 1), alone)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    size: int
+    sources: str = ""  # one letter per tensor: f float32, b bfloat16, h float16
+    outs: str = "f"
+    rows: tuple[tuple[int, ...], ...] = ((0,),)
+    draws: tuple[tuple[int, int], ...] = ()  # (stream, number)
+    batch: int = 1
+    alias: tuple[int, ...] = ()  # out i is the tensor of source alias[i]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def in_order(n: int) -> tuple[tuple[int, ...], ...]:
+    return (tuple(range(n)),)
+
+
+CASES = [
+    *(Case(f"{n}-sources-to-{out}", 1003, "f" * n, out, in_order(n)) for n in range(1, 11) for out in "fbh"),
+    *(Case(f"size-{n}", n, "ffff", "f", in_order(4), batch=3) for n in (0, 1, 3, 63, 1024)),
+    *(Case(f"16-bit-size-{n}", n, "bhfb", "bh", ((0, 1, 2), (2, 3)), batch=3) for n in (1, 3, 63, 1000)),
+    *(Case(f"draw-size-{n}", n, "ff", "f", ((0, 1, 2),), ((1, 5),), batch=3) for n in (1, 3, 63, 1000, 4099)),
+    Case("only-draws", 1003, "", "fbh", ((0, 1, 2), (2,), (1, 0)), ((1, 0), (0, 0), (1, 2**32 - 1)), batch=3),
+    Case("a-draw-in-three-rows", 1003, "fb", "fbh", ((0, 2), (1, 0, 2), (2, 1)), ((1, 9),), batch=3),
+    Case("terms-repeat-and-reverse", 1003, "fh", "f", ((1, 0, 1, 2, 0, 0),), ((1, 9),)),
+    Case("ten-with-draws", 1003, "fbhfbhf", "b", ((9, 8, 7, 6, 5, 4, 3, 2, 1, 0),), ((1, 0), (1, 1), (1, 2)), batch=3),
+    Case("four-rows", 1003, "ffff", "fbhf", ((0, 1), (1, 2, 3), (3,), (0, 1, 2, 3))),
+    Case("in-place", 2003, "fff", "f", ((0, 1, 2),), alias=(0,)),
+    Case("in-place-16-bit", 2003, "bh", "bh", ((0, 1), (1, 0)), alias=(0, 1)),
+    Case("exchange", 2003, "ff", "ff", ((1,), (0,)), alias=(0, 1)),
+    Case("rotate-with-draw", 2003, "fff", "fff", ((0, 1, 3), (2, 0), (1, 3)), ((1, 4),), 3, (1, 2, 0)),
+    Case("streamed", STREAMED, "ffb", "fb", ((0, 1, 2), (1, 2))),
+    Case("streamed-unaligned-samples", STREAMED // 3, "ff", "f", ((0, 2, 1),), ((1, 1),), batch=3),
+    Case("in-place-large", STREAMED, "ff", "ff", ((1, 0), (0, 1)), alias=(0, 1)),
+]
+
+
+class Problem:
+    """Tensors of a case, the program over them, and what its update must write."""
+
+    def __init__(self, case: Case, threads: int) -> None:
+        self.case = case
+        shape = (case.batch, case.size)
+        generator = torch.Generator().manual_seed(len(case.name))
+        self.sources = [torch.randn(shape, generator=generator).to(DTYPES[letter]) for letter in case.sources]
+        self.outs = [
+            self.sources[case.alias[i]] if case.alias else torch.full(shape, torch.nan, dtype=DTYPES[letter])
+            for i, letter in enumerate(case.outs)
+        ]
+        offsets = np.cumsum([2] + [len(row) for row in case.rows])
+        self.table = np.full(offsets[-1], np.nan, np.float32)  # what stands before the first offset is nobody's
+        self.table[2:] = np.random.default_rng(0).standard_normal(offsets[-1] - 2)
+        self.offsets = [int(offset) for offset in offsets[:-1]]
+        tensors = self.sources + self.outs
+        rows = [(len(self.sources) + i, row, self.offsets[i]) for i, row in enumerate(case.rows)]
+        codes = [list(DTYPES).index(letter) for letter in case.sources + case.outs]
+        update = (list(range(len(self.sources))), case.draws, rows)
+        self.program = _C.Program(codes, self.table.ctypes.data, [update], case.batch, case.size, threads)
+        self.program.seeds(SEEDS.ctypes.data)
+        for slot, tensor in enumerate(tensors):
+            self.program.set(slot, tensor.data_ptr() or 64)  # an empty tensor has no address
+
+    def expected(self) -> list[torch.Tensor]:
+        values = [source.float().numpy() for source in self.sources]
+        values += [
+            philox.normals(SEEDS[: self.case.batch], self.case.size, number, stream)
+            for stream, number in self.case.draws
+        ]
+        return [
+            # torch's casts round to nearest even
+            torch.from_numpy(linear(self.table[offset : offset + len(row)], [values[j] for j in row])).to(out.dtype)
+            for row, offset, out in zip(self.case.rows, self.offsets, self.outs, strict=True)
+        ]
+
+
+def linear(coefficients: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
+    total = coefficients[0] * values[0]
+    for c, v in zip(coefficients[1:], values[1:], strict=True):
+        total = total + c * v
+    return total
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_update_is_the_definition(isa: str, case: Case, threads: int) -> None:
+    problem = Problem(case, threads)
+    expected = problem.expected()
+    problem.program.run(0)
+    for out, row in zip(problem.outs, expected, strict=True):
+        assert_bits_equal(out, row)
+
+
+def test_table_is_read_at_every_run() -> None:
+    problem = Problem(Case("table", 100, "ff", "f", ((0, 1),)), 1)
+    problem.program.run(0)
+    problem.table[2:] = (3, -0.5)
+    problem.program.run(0)
+    assert_bits_equal(problem.outs[0], 3 * problem.sources[0] + -0.5 * problem.sources[1])
+
+
+def test_step_sets_and_runs() -> None:
+    problem = Problem(Case("step", 100, "ff", "f", ((0, 1),)), 1)
+    problem.sources[1] = torch.randn(1, 100)
+    expected = problem.expected()
+    problem.program.step(0, 1, problem.sources[1].data_ptr())
+    assert_bits_equal(problem.outs[0], expected[0])
+
+
+def cast(values: torch.Tensor, letter: str) -> torch.Tensor:
+    """1 * values, in the type of the letter."""
+    out = torch.empty(values.shape, dtype=DTYPES[letter])
+    one = np.ones(1, np.float32)
+    codes = [list(DTYPES.values()).index(values.dtype), list(DTYPES).index(letter)]
+    program = _C.Program(codes, one.ctypes.data, [([0], [], [(1, [0], 0)])], 1, values.numel(), 1)
+    program.set(0, values.data_ptr())
+    program.set(1, out.data_ptr())
+    program.run(0)
+    return out
+
+
+@pytest.mark.parametrize("letter", ["b", "h"])
+def test_all_16_bit_values_widen(isa: str, letter: str) -> None:
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(DTYPES[letter])
+    wide = cast(every, "f")
+    assert_bits_equal(wide.isnan(), every.isnan())
+    assert_bits_equal(wide.nan_to_num(0), every.float().nan_to_num(0))
+
+
+@pytest.mark.parametrize("letter", ["b", "h"])
+def test_rounding_to_16_bits(isa: str, letter: str) -> None:
+    """All 16-bit values, the ties between them, and their float32 neighbours; subnormals, overflow, infinity, NaN."""
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(DTYPES[letter]).float()
+    every = every[every.isfinite()].double().sort().values
+    ties = ((every[1:] + every[:-1]) / 2).float()
+    edge = torch.tensor([0.0, -0.0, 65519.99, 65520.0, 1e38, 3.4e38, 1e-45, torch.inf, -torch.inf, 2**-25, 2**-24])
+    values = torch.cat(
+        [every.float(), ties, ties.nextafter(torch.tensor(9e9)), ties.nextafter(torch.tensor(-9e9)), edge]
+    )
+    assert_bits_equal(cast(values, letter), values.to(DTYPES[letter]))
+    # Those whose low bits alone say NaN must not round to infinity.
+    nans = torch.tensor([0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
+    assert cast(nans, letter).isnan().all()
+
+
+def test_instruction_sets_agree_on_nan_bits() -> None:
+    nans = torch.tensor([0x7FC12345, 0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
+    found = {}
+    best = _C.isa()
+    for name in instruction_sets():
+        _C.set_isa(name)
+        found[name] = torch.cat([cast(nans, letter).view(torch.int16) for letter in "bh"]).tolist()
+    _C.set_isa(best)
+    assert len(set(map(tuple, found.values()))) == 1, found
+
+
+def test_python_threads_with_their_own_programs() -> None:
+    problems = [Problem(Case(f"{'x' * i}", STREAMED, "ff", "f", ((0, 2, 1),), ((1, i),)), 2) for i in range(1, 5)]
+    expected = [problem.expected() for problem in problems]
+    threads = [threading.Thread(target=lambda p=problem: [p.program.run(0) for _ in range(5)]) for problem in problems]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for problem, rows in zip(problems, expected, strict=True):
+        assert_bits_equal(problem.outs[0], rows[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    expected = native_normals(SEEDS, 200_000, 1, 1, threads=2)  # the parent's pool exists
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is what is tested
+        child = os.fork()
+    if child == 0:
+        same = np.array_equal(native_normals(SEEDS, 200_000, 1, 1, threads=2), expected)
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+TABLE = np.ones(8, np.float32)
+
+
+def program(
+    dtypes: Sequence[int] = (0, 0), updates: object = (), batch: int = 1, size: int = 4, threads: int = 1
+) -> object:
+    return _C.Program(dtypes, TABLE.ctypes.data, updates, batch, size, threads)
+
+
+def bound_over_another_width() -> None:
+    x = torch.zeros(4)
+    both = program((1, 0), [([0], [], [(1, [0], 0)])])
+    both.set(0, x.data_ptr())
+    both.step(0, 1, x.data_ptr())
+
+
+WRONG: list[tuple[str, Callable[[], object]]] = [
+    ("dtype 3 of slot 1 is unknown: 0 is float32, 1 bfloat16, 2 float16", lambda: program((0, 3))),
+    ("batch -1 and size 4 must not be negative", lambda: program(batch=-1)),
+    ("threads is 0: at least 1 is needed", lambda: program(threads=0)),
+    ("update 0: source 1 names slot 2, allowed are 0 to 1", lambda: program(updates=[([0, 2], [], [(1, [0], 0)])])),
+    ("update 0: row 0 names slot -1, allowed are 0 to 1", lambda: program(updates=[([0], [], [(-1, [0], 0)])])),
+    ("update 0: row 0 has no terms", lambda: program(updates=[([0], [], [(1, [], 0)])])),
+    ("update 0: row 0 has the term 2, allowed are 0 to 1", lambda: program(updates=[([0], [(1, 0)], [(1, [2], 0)])])),
+    ("update 0: row 0 has the term 0, there are none", lambda: program(updates=[([], [], [(1, [0], 0)])])),
+    ("update 0: row 0 has the negative offset -1", lambda: program(updates=[([0], [], [(1, [0], -1)])])),
+    (
+        "update 0: row 1 writes slot 1, as an earlier row does",
+        lambda: program(updates=[([0], [], [(1, [0], 0), (1, [0], 0)])]),
+    ),
+    ("slot 2 does not exist: allowed are 0 to 1", lambda: program().set(2, 64)),
+    ("update 0 does not exist: there are none", lambda: program().run(0)),
+    ("slot 0 has no pointer: call set first", lambda: program(updates=[([0], [], [(1, [0], 0)])]).run(0)),
+    (
+        "the update draws normals and the program has no seeds: call seeds first",
+        lambda: program(updates=[([], [(1, 0)], [(1, [0], 0)])]).step(0, 1, 64),
+    ),
+    ("slot 1 is written over a source whose elements have another size", bound_over_another_width),
+    ("the coefficient table is a null pointer", lambda: _C.Program([0], 0, [([0], [], [(0, [0], 0)])], 1, 4, 1)),
+    ("instruction set 'mmx' does not run here; those that do: ", lambda: _C.set_isa("mmx")),
+]
+
+
+@pytest.mark.parametrize(("text", "call"), WRONG, ids=[text for text, _ in WRONG])
+def test_errors_say_what_is_wrong(text: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value).startswith(text)
