@@ -1,0 +1,376 @@
+"""Grids against the lists that published code computes, their ends, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsolve import grids, schedules
+from fastsolve.grids import Explicit, Grid, Karras, Spacing, Uniform, UniformLogSNR
+from fastsolve.schedules import EDM, VE, VP, Flow, Node, Schedule, VPTable, dynamic_shift
+
+PUBLISHED = json.loads(Path(__file__).with_name("grids.json").read_text())
+SD = schedules.get("vp_scaled_linear")
+# As the libraries have it: float32 throughout, which moves the low sigmas by 1e-5.
+SD32 = VPTable(np.cumprod(1.0 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float32) ** 2, dtype=np.float32))
+SD_RANGE = {"sigma_min": 0.0291675, "sigma_max": 14.614642}  # k-diffusion's for Stable Diffusion
+
+# What is ours for each published family; final_zero=False where the list ends at its last positive level.
+OURS: dict[str, tuple[Schedule, Grid]] = {
+    "edm/karras": (EDM(), Karras()),
+    "edm/ablation-vp": (VP(), Uniform(final_zero=False)),
+    "edm/ablation-ve": (VE(), UniformLogSNR(final_zero=False)),
+    "kdiff/karras/rho7.0/14.614642": (VE(), Karras(7.0, **SD_RANGE)),
+    "kdiff/karras/rho3.0/14.614642": (VE(), Karras(3.0, **SD_RANGE)),
+    "kdiff/karras/rho3.0/80.0": (EDM(), Karras(3.0)),
+    "kdiff/exponential/80.0": (EDM(), UniformLogSNR()),
+    "kdiff/exponential/14.614642": (VE(), UniformLogSNR(**SD_RANGE)),
+    "kdiff/vp": (VP(), Uniform()),
+    "dpmsolver/vp-linear/logSNR": (VP(), UniformLogSNR(final_zero=False)),
+    "dpmsolver/vp-linear/time_uniform": (VP(), Uniform(final_zero=False)),
+    "dpmsolver/vp-linear/time_quadratic": (VP(), Uniform(2.0, final_zero=False)),
+    "dpmsolver/sd-discrete/time_uniform": (SD, Uniform(final_zero=False)),
+    "deis/t-order2": (VP(), Uniform(2.0, final_zero=False)),
+    "deis/log": (VP(), UniformLogSNR(final_zero=False)),
+    "deis/rho-order7": (VP(), Karras(final_zero=False)),
+    "bfl-flux/get_schedule/L256": (Flow(shift=dynamic_shift(256)), Uniform()),
+    "bfl-flux/get_schedule/L1024": (Flow(shift=dynamic_shift(1024)), Uniform()),
+    "bfl-flux/get_schedule/L4096": (Flow(shift=dynamic_shift(4096)), Uniform()),
+    "ddim/uniform": (SD, Spacing("leading")),
+    "diffusers/ddim/leading": (SD, Spacing("leading", offset=1)),
+    "diffusers/ddim/trailing": (SD, Spacing("trailing")),
+    "diffusers/dpmpp/linspace": (SD, Spacing("linear")),
+    "diffusers/euler/leading": (SD32, Spacing("leading", offset=1)),
+    "diffusers/dpmpp/trailing": (SD32, Spacing("trailing")),
+    "diffusers/dpmpp/linspace/sigmas": (SD32, Spacing("linear")),
+    "diffusers/dpmpp/karras": (SD32, Karras()),
+    "diffusers/dpmpp/exponential": (SD32, UniformLogSNR()),
+    "diffusers/edm_euler/karras": (EDM(), Karras()),
+    "diffusers/flow/shift1.0-linspace1toinvN": (Flow(), Uniform()),
+    "diffusers/flow/shift3.0-linspace1toinvN": (Flow(shift=3.0), Uniform()),
+    "diffusers/flow/flux-dynamic-L1024": (Flow(shift=dynamic_shift(1024)), Uniform()),
+    "comfy/sd/normal": (SD32, Uniform()),
+    "comfy/sd/karras": (SD32, Karras()),
+}
+# A table's index i is the time (i + 1) / 1000 of DPM-Solver.
+CLOCK: dict[str, Callable[[float], float]] = {"dpmsolver/sd-discrete/time_uniform": lambda t: (t + 1.0) / 1000.0}
+
+RULES = [
+    Karras(),
+    Karras(rho=3.0),
+    UniformLogSNR(),
+    Uniform(),
+    Uniform(power=2.0),
+    Spacing("linear"),
+    Spacing("leading"),
+    Spacing("trailing"),
+]
+RULE_IDS = ["karras", "rho3", "logsnr", "uniform", "quadratic", "linear", "leading", "trailing"]
+LAWS: list[Schedule] = [VP(), SD, VE(), EDM(), Flow(), Flow(shift=3.0), schedules.get("vp_cosine")]
+LAW_IDS = ["vp", "sd", "ve", "edm", "flow", "flow3", "cosine"]
+
+
+def without_final_zero(rule: Grid) -> Grid:
+    return type(rule)(**{**vars(rule), "final_zero": False})
+
+
+def fits(rule: Grid, law: Schedule) -> bool:
+    """A grid in sigma / alpha needs a finite top."""
+    return not isinstance(rule, Karras | UniformLogSNR) or law.node(law.t_max).alpha > 0.0
+
+
+PAIRS = [
+    pytest.param(rule, law, id=f"{rule_id}-{law_id}")
+    for rule, rule_id in zip(RULES, RULE_IDS, strict=True)
+    for law, law_id in zip(LAWS, LAW_IDS, strict=True)
+    if fits(rule, law)
+]
+
+
+def clocks(rule: Grid, law: Schedule, steps: int) -> list[float]:
+    return [node.t for node in grids.nodes(rule, law, steps)]
+
+
+@pytest.mark.parametrize("entry", PUBLISHED["ours"], ids=lambda entry: entry["id"])
+def test_published_levels(entry: dict[str, Any]) -> None:
+    family = entry["id"].rpartition("/N")[0]
+    law, rule = OURS[family]
+    values = entry["values"]
+    steps = len(values) if entry["reads"] == "index" else len(values) - 1
+    levels = grids.nodes(rule, law, steps)
+    if entry["reads"] == "sigma":
+        got = [node.sigma / node.alpha for node in levels]
+    else:
+        got = [CLOCK.get(family, float)(node.t) for node in levels]
+    if entry["reads"] == "index":
+        assert got == [*values, -1.0]
+    else:
+        # The rounding of float32 sources, their table's included: a product of 1000 factors.
+        assert got == pytest.approx(values, rel=2e-6 if "float32" in entry else 1e-12, abs=0.0)
+
+
+def test_every_published_family_is_compared() -> None:
+    assert {entry["id"].rpartition("/N")[0] for entry in PUBLISHED["ours"]} == set(OURS)
+
+
+@pytest.mark.parametrize("entry", PUBLISHED["other_conventions"], ids=lambda entry: entry["id"])
+def test_other_conventions_of_the_same_word_are_not_ours(entry: dict[str, Any]) -> None:
+    """Which convention ours is not, with the rule of the other.
+
+    DPM-Solver's leading divides T by n + 1 and drops index 0 (ours: DDIM's and Euler's). DDIM's linspace includes index 0,
+    Euler's is not rounded (ours: DPM-Solver's). DDIM's quad ends at 0.8 T (our quadratic spans the table).
+    """
+    values, n = entry["values"], len(entry["values"])
+    rule, other = {
+        "diffusers/dpmpp/leading": (Spacing("leading", 1), [i * (1000 // (n + 1)) + 1 for i in range(n, 0, -1)]),
+        "diffusers/ddim/linspace": (Spacing("linear"), np.linspace(0, 999, n).round()[::-1]),
+        "diffusers/euler/linspace": (Spacing("linear"), np.linspace(0, 999, n, dtype=np.float32)[::-1]),
+        "ddim/quad": (Uniform(2.0), np.trunc(np.linspace(0, math.sqrt(800), n) ** 2)[::-1]),
+    }[entry["id"].rpartition("/N")[0]]
+    assert values == list(other)
+    ours = clocks(rule, SD, n)[:-1]
+    assert max(abs(a - b) for a, b in zip(ours, values, strict=True)) > 10.0
+
+
+@pytest.mark.parametrize(("rule", "law"), PAIRS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 37])
+def test_steps_count_and_the_last_level_is_clean(rule: Grid, law: Schedule, steps: int) -> None:
+    levels = clocks(rule, law, steps)
+    assert len(levels) == steps + 1
+    assert all(a > b for a, b in pairwise(levels))
+    assert levels[-1] == law.t_clean
+    assert grids.nodes(rule, law, steps)[-1] == Node(law.t_clean, 1.0, 0.0, math.inf)
+    assert grids.nodes(rule, law, steps)[-2].sigma > 0.0
+
+
+@pytest.mark.parametrize(("rule", "law"), PAIRS)
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_without_final_zero_the_same_count_ends_at_a_positive_level(rule: Grid, law: Schedule, steps: int) -> None:
+    levels = clocks(without_final_zero(rule), law, steps)
+    assert len(levels) == steps + 1
+    assert all(a > b for a, b in pairwise(levels))
+    assert law.node(levels[-1]).sigma > 0.0
+    if not isinstance(rule, Spacing):
+        assert levels[-1] == pytest.approx(law.warp(law.t_min), rel=1e-14)
+
+
+@pytest.mark.parametrize(("rule", "law"), PAIRS)
+def test_the_first_level_is_the_top_of_the_schedule(rule: Grid, law: Schedule) -> None:
+    """Exactly, so that terminal SNR is kept; only `leading` starts below it, which is its known fault."""
+    first = clocks(rule, law, 7)[0]
+    if isinstance(rule, Spacing) and rule.kind == "leading":
+        assert first < 0.95 * law.t_max
+    else:
+        assert first == law.t_max
+
+
+@pytest.mark.parametrize("power", [2.0, 3.0, 0.7])
+def test_powers_of_the_clock_keep_both_ends(power: float) -> None:
+    """However their roots are rounded: sqrt(2) squared is not 2."""
+    for size in range(2, 60):
+        law = VPTable(np.linspace(0.99, 0.01, size))
+        assert clocks(Uniform(power), law, 1)[0] == size - 1.0
+        law = VE(0.001 * size, float(size))
+        levels = clocks(Uniform(power, final_zero=False), law, 3)
+        assert (levels[0], levels[-1]) == (float(size), 0.001 * size)
+
+
+def test_one_step_goes_from_the_top_to_clean_data() -> None:
+    for law in LAWS:
+        assert clocks(Uniform(), law, 1) == [law.t_max, law.t_clean]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("linear", [1.0, 0.75025, 0.5005, 0.25075]), ("trailing", [1.0, 0.75025, 0.5005, 0.25075])]
+    + [("leading", [0.75025, 0.5005, 0.25075, 0.001])],
+)
+def test_spacing_takes_the_same_fractions_of_a_continuous_clock(kind: str, shown: list[float]) -> None:
+    assert clocks(Spacing(kind), VP(), 4) == pytest.approx([*shown, 0.0], rel=1e-14)
+
+
+def test_spacing_may_use_every_index_of_a_table() -> None:
+    everything = [float(i) for i in range(999, -1, -1)]
+    assert clocks(Spacing("trailing"), SD, 1000) == [*everything, -1.0]
+    assert clocks(Spacing("leading"), SD, 1000) == [*everything, -1.0]
+    assert clocks(Spacing("linear"), SD, 999) == [*everything[:-1], -1.0]  # index 0 is never called
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("linear", 1000), ("leading", 1001), ("trailing", 1001)])
+def test_more_levels_than_a_table_has_are_refused(kind: str, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"^{steps} levels do not fit a table of 1000$"):
+        grids.nodes(Spacing(kind), SD, steps)
+
+
+def test_an_offset_that_leaves_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="level 1000 is outside the schedule 'vp_table'"):
+        grids.nodes(Spacing("leading", offset=1), SD, 1000)
+
+
+def test_sigmas_are_in_units_of_the_data() -> None:
+    """On VP, sigma_min and sigma_max mean sigma / alpha, as in k-diffusion."""
+    for rule in (Karras(sigma_min=0.05, sigma_max=10.0), UniformLogSNR(sigma_min=0.05, sigma_max=10.0)):
+        levels = grids.nodes(rule, VP(), 5)
+        rho = [node.sigma / node.alpha for node in levels[:-1]]
+        assert (rho[0], rho[-1]) == pytest.approx((10.0, 0.05), rel=1e-13)
+
+
+def test_karras_is_uniform_in_the_root_and_logsnr_in_lam() -> None:
+    roots = [t ** (1.0 / 5.0) for t in clocks(Karras(rho=5.0), EDM(), 8)[:-1]]
+    assert np.diff(roots) == pytest.approx((roots[-1] - roots[0]) / 7.0, rel=1e-12)
+    lams = [node.lam for node in grids.nodes(UniformLogSNR(), SD, 8)[:-1]]
+    assert np.diff(lams) == pytest.approx((lams[-1] - lams[0]) / 7.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", [Karras(), UniformLogSNR()], ids=["karras", "logsnr"])
+@pytest.mark.parametrize("law", [Flow(), schedules.get("vp_cosine"), VPTable((0.9, 0.5, 0.0))], ids=lambda s: s.name)
+def test_grids_in_sigma_need_a_top_where_alpha_is_zero(rule: Grid, law: Schedule) -> None:
+    with pytest.raises(ValueError) as error:
+        grids.nodes(rule, law, 3)
+    text = f"grid '{rule.name}' needs sigma_max on '{law.name}', which starts at alpha = 0"
+    assert str(error.value) == text
+    first = grids.nodes(type(rule)(sigma_max=20.0), law, 1)[0]
+    assert first.sigma / first.alpha == pytest.approx(20.0, rel=1e-12)
+
+
+def test_sigma_max_may_be_the_schedules_own() -> None:
+    """However its quotient is rounded."""
+    for beta_max in np.linspace(5.0, 30.0, 101):
+        law = VP(beta_max=float(beta_max))
+        top = law.node(1.0)
+        assert clocks(Karras(sigma_max=top.sigma / top.alpha), law, 3)[0] == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("law", [SD, VP()], ids=["sd", "vp"])
+def test_sigma_max_beyond_the_schedule_is_refused(law: Schedule) -> None:
+    with pytest.raises(ValueError, match="is outside the"):
+        grids.nodes(Karras(sigma_max=1000.0), law, 3)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("rule", "parameter"),
+    [(Karras, "rho"), (Karras, "sigma_min"), (Karras, "sigma_max"), (UniformLogSNR, "sigma_min")]
+    + [(UniformLogSNR, "sigma_max"), (Uniform, "power")],
+)
+def test_bad_parameters_are_refused(rule: Callable[..., Grid], parameter: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{parameter} of grid '.*' must be positive and finite, not {value}$"):
+        rule(**{parameter: value})
+
+
+def test_bad_spacing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^spacing kind must be linear, leading or trailing, not 'middle'$"):
+        Spacing("middle")
+
+
+def test_flow_shift_moves_every_level() -> None:
+    shifted, plain = clocks(Uniform(), Flow(shift=3.0), 4), clocks(Uniform(), Flow(), 4)
+    assert plain == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert shifted == pytest.approx([3.0 * u / (1.0 + 2.0 * u) for u in plain], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("values", "law", "text"),
+    [
+        ([1.0, 0.5, 0.5, 0.1], VP(), "levels must decrease, but level 2 is 0.5 after 0.5"),
+        ([1.0, 0.2, 0.5], VP(), "levels must decrease, but level 2 is 0.5 after 0.2"),
+        ([1.0, math.nan, 0.1], VP(), "level 1 of the grid is nan: levels must be finite"),
+        ([math.inf, 1.0], EDM(), "level 0 of the grid is inf: levels must be finite"),
+        ([1.2, 0.5], VP(), "level 1.2 is outside the schedule 'vp', whose clock runs from 0 to 1"),
+        ([0.5, -0.5], Flow(), "level -0.5 is outside the schedule 'flow', whose clock runs from 0 to 1"),
+        ([10.0, -0.5], SD, "level -0.5 of a table: below index 0 there is only -1, clean data"),
+        ([1.0], VP(), "a grid needs at least one step, not 0"),
+        ([], VP(), "a grid needs at least one step, not -1"),
+    ],
+)
+def test_bad_levels_are_refused(values: list[float], law: Schedule, text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        grids.nodes(grids.get(values, law), law, len(values) - 1)
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_grid_has_a_step(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"^a grid needs at least one step, not {steps}$"):
+        grids.nodes(Uniform(), VP(), steps)
+
+
+@pytest.mark.parametrize(
+    "values", [(14.0, 3.0, 0.0), [14, 3, 0], np.array([14.0, 3.0, 0.0])], ids=["tuple", "ints", "np"]
+)
+def test_explicit_levels_are_walked_as_given(values: Sequence[float]) -> None:
+    rule = grids.get(values, EDM())
+    assert rule == Explicit((14.0, 3.0, 0.0))
+    assert [node.sigma for node in grids.nodes(rule, EDM(), 2)] == [14.0, 3.0, 0.0]
+
+
+def test_explicit_levels_may_end_above_zero() -> None:
+    assert clocks(Explicit((0.9, 0.1)), VP(), 1) == [0.9, 0.1]
+    assert clocks(Explicit((999.0, 0.5, -1.0)), SD, 2) == [999.0, 0.5, -1.0]
+
+
+def test_explicit_levels_bring_their_own_count() -> None:
+    with pytest.raises(ValueError, match=r"^the grid given has 2 steps, not 5: leave steps out$"):
+        grids.nodes(Explicit((1.0, 0.5, 0.0)), VP(), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("karras", Karras(7.0)),
+        ("uniform", Uniform()),
+        ("quadratic", Uniform(2.0)),
+        ("uniform_logsnr", UniformLogSNR()),
+        ("exponential", UniformLogSNR()),
+        ("linear", Spacing("linear")),
+        ("leading", Spacing("leading")),
+        ("trailing", Spacing("trailing")),
+    ],
+)
+def test_names(name: str, rule: Grid) -> None:
+    assert grids.get(name, VP()) == rule
+
+
+@pytest.mark.parametrize(
+    ("law", "rule"),
+    [
+        (VE(), Karras()),
+        (VE(0.01, 1.0), Karras()),
+        (EDM(), Karras()),
+        (SD, Spacing("trailing")),
+        (VPTable((0.9, 0.5)), Spacing("trailing")),
+        (VP(), Uniform()),
+        (VP(t_max=0.9), Uniform()),
+        (schedules.get("vp_cosine"), Uniform()),
+        (Flow(), Uniform()),
+        (Flow(t_max=0.98), Uniform()),
+    ],
+)
+def test_the_schedule_chooses_where_none_is_given(law: Schedule, rule: Grid) -> None:
+    assert grids.get(None, law) == rule
+
+
+def test_objects_pass_through() -> None:
+    mine = Karras(rho=5.0)
+    assert grids.get(mine, VP()) is mine
+
+
+@pytest.mark.parametrize(("name", "near"), [("karas", "karras"), ("logsnr", "uniform_logsnr"), ("trail", "trailing")])
+def test_unknown_name_gives_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValueError) as error:
+        grids.get(name, VP())
+    known = "karras, uniform, quadratic, uniform_logsnr, exponential, linear, leading, trailing"
+    assert str(error.value) == f"unknown grid '{name}': known are {known}, or clock values; nearest is '{near}'"
+
+
+@pytest.mark.parametrize("given", [5, [1.0, "a"], [[1.0]], [1.0, None], {"a": 1}.items()], ids=str)
+def test_what_is_no_grid_is_refused(given: object) -> None:
+    with pytest.raises(TypeError, match=r"^grid must be a name, a grid or a sequence of clock values, not "):
+        grids.get(given, VP())
