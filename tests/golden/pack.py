@@ -72,14 +72,33 @@ def official_seeds(run: Recording) -> Case:
         case["options"]["variant"] = {"2b": "phi_2"}.get(variant, variant)
     if c2:
         case["options"]["r" if order == 2 else "r1"] = c2
-    draws = run.draws[: order * (n - 1)]
+    churn = meta["solver_kwargs"] if "S_churn" in meta["solver_kwargs"] else None
+    draws = run.draws[: (order + bool(churn)) * (n - 1)]
     if meta["solver_kwargs"].get("noise_type") == "discrete":
         draws = np.where(draws > 0.5, 1.0, -1.0)  # as published: a normal beyond 0.5 is +1
     case["draws"] = -draws if meta["noise_sign"] == "-" else draws
+    if churn:
+        case["grid"], case["draws"] = unchurned(run, case["draws"], churn)
+        case["options"] |= {f"s_{k[2:].lower()}".replace("_m", "_tm"): churn[k] for k in ("S_churn", "S_min", "S_max")}
     # Its errata: the third-order data and noise forms, and inner nodes other than the default.
     if (order == 3 and form != "edm") or c2:
         case["expect"] = "official"
     return case
+
+
+def unchurned(run: Recording, draws: np.ndarray, churn: Case) -> tuple[list[float], np.ndarray]:
+    """The grid before churn, and the draws with only the churns that happen; S_noise is on those alone, and their sign is '+'."""
+    n = run.meta["num_steps"]
+    high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    grid = (high + np.arange(n) / (n - 1) * (low - high)) ** 7
+    happens = (grid[:-1] >= churn["S_min"]) & (grid[:-1] <= churn["S_max"])
+    steps = draws.reshape(n - 1, -1, *draws.shape[1:])
+    kept = [
+        draw
+        for step, on in zip(steps, happens, strict=True)
+        for draw in ([-churn["S_noise"] * step[0]] if on else []) + [*step[1:]]
+    ]
+    return [float(t) for t in grid], np.stack(kept)
 
 
 def official_range(run: Recording) -> tuple[float, float]:
@@ -197,8 +216,6 @@ FAMILIES = {
     "edm": (edm, ["restart_edm_heun18", "restart_edm_churn18*"]),
     "deis": (deis, ["deis_t_ab0_exactcoef", "deis_rho_rk_1euler", "deis_rho_rk_2heun"]),
 }
-# Twice the steps of a case that is here, and a churn that SEEDS here does not have.
-LEFT_OUT = ("_n24", "_churn")
 
 
 def main(recordings: Path) -> None:
@@ -206,7 +223,7 @@ def main(recordings: Path) -> None:
     for family, (convert, patterns) in FAMILIES.items():
         arrays = {}
         for path in sorted(p for pattern in patterns for p in recordings.glob(pattern + ".npz")):
-            if family == "seeds_official" and any(part in path.stem for part in LEFT_OUT):
+            if path.stem.endswith("_n24"):  # twice the steps of a case that is here
                 continue
             case = convert(Recording(path))
             for key in ("x_init", "draws", "final"):
