@@ -16,13 +16,17 @@ def churned(
 ) -> tuple[Form, Node]:
     """The state raised by fresh noise to (1 + gamma) times its level, and its new node (EDM, algorithm 2, lines 4 to 6).
 
-    Levels are sigma / alpha; gamma = min(s_churn / number of positive levels, sqrt(2) - 1) where s_tmin <= level <= s_tmax.
+    Levels are sigma / alpha; gamma = min(s_churn / number of positive levels, sqrt(2) - 1) where s_tmin <= level <= s_tmax. A schedule
+    that ends at t_max is not left: churn raises to its top at most.
     """
     if not s_churn or s.alpha == 0.0 or not s_tmin <= s.sigma / s.alpha <= s_tmax:
         return x, s
     gamma = min(s_churn / sum(node.sigma > 0.0 for node in grid), math.sqrt(2.0) - 1.0)
-    hat = draft.schedule.at_lam(s.lam - math.log1p(gamma))
-    added = hat.sigma * math.sqrt(1.0 - (1.0 + gamma) ** -2)
+    top = draft.schedule.node(draft.schedule.t_max).lam if draft.schedule.t_limit is None else -math.inf
+    hat = draft.schedule.at_lam(max(s.lam - math.log1p(gamma), top))
+    if hat.lam >= s.lam:
+        return x, s
+    added = hat.sigma * math.sqrt(-math.expm1(2.0 * (hat.lam - s.lam)))
     return draft.keep((hat.alpha / s.alpha) * x + (added * s_noise) * draft.noise()), hat
 
 
