@@ -132,8 +132,9 @@ def history(ops: Ops, state: int = 4, raw: int = 4, reused: bool = False) -> fro
 
 
 def traffic(ops: Ops) -> int:
-    """Bytes per element that all launches read and write, float32 throughout, with the history that `history` chooses."""
+    """Bytes per element that the launches after model calls read and write, float32 throughout, with the history that `history` chooses."""
     total = 0
-    for _, rows in spelled(ops, history(ops)):
-        total += len({name for terms in rows.values() for name in terms if name[0] != "z"}) + len(rows)
+    for calls, rows in spelled(ops, history(ops)):
+        if calls:
+            total += len({name for terms in rows.values() for name in terms if name[0] != "z"}) + len(rows)
     return 4 * total

@@ -138,6 +138,8 @@ def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
 def _verify(plan: Plan) -> None:
     """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
     known, calls = {"x0"}, 0
+    if not 0.0 < plan.start_std < math.inf:
+        raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
     for op in plan.ops:
         if isinstance(op, Eval):
             calls += 1
@@ -145,8 +147,12 @@ def _verify(plan: Plan) -> None:
                 raise PlanError(f"call {op.d} reads {op.x}, which is not written before")
             # The sum of finite numbers of this size is finite, and that of others is not: one test for all.
             size, made = op.t + op.alpha + op.sigma + op.a + op.scale + sum(op.b), [op.d]
+            if not op.b:
+                raise PlanError(f"call {op.d} has no raw output")
         else:
             size, made = 0.0, [row.out for row in op.rows]
+            if not made:
+                raise PlanError("an update without rows")
             for out, terms in op.rows:
                 if not terms:
                     raise PlanError(f"{out} is an empty combination")
@@ -157,8 +163,10 @@ def _verify(plan: Plan) -> None:
         if not math.isfinite(size):
             raise PlanError(f"a number of {made[0]} is not finite: {op}")
         for name in made:
-            if name in known:
-                raise PlanError(f"{name} is written twice")
+            if name in known or name[0] == "z":
+                raise PlanError(
+                    f"{name} is written twice" if name in known else f"{name} is a draw, and nothing writes draws"
+                )
             known.add(name)
     if plan.out not in known:
         raise PlanError(f"the result {plan.out} is never written")
