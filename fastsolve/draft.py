@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastsolve.forms import Form, FormError, merge
 from fastsolve.ops import Eval, Row, Update
 from fastsolve.plan import Plan
@@ -46,6 +48,14 @@ class Draft:
     def keep(self, form: Form) -> Form:
         """The form as a tensor of its own, computed by the next update; free if it is one already."""
         return Form({self._name(form): 1.0})
+
+    def run(self, text: Callable[..., Form], form: Form, *args: object, **options: object) -> Form:
+        """Another solver's text written here as if `form` were the start; returns its final form."""
+        outer, self.start = self.start, form
+        try:
+            return text(self, *args, **options)
+        finally:
+            self.start = outer
 
     def finish(self, form: Form, solver: str, start_std: float) -> Plan:
         """The plan that returns `form`; rows, calls and draws that nobody reads are gone, and names count from 0."""

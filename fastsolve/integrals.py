@@ -81,13 +81,17 @@ def lagrange(nodes: Sequence[float], j: int, u: float) -> float:
     return value
 
 
-def exponential_weights(start: float, end: float, nodes: Sequence[float], rate: float) -> list[float]:
-    """Integral over lambda in [start, end] of e^{-rate (end - lambda)} L_j(lambda), for each Lagrange polynomial L_j through `nodes`.
+def exponential_weights(
+    start: float, end: float, nodes: Sequence[float], rate: float, position: Callable[[float], float] | None = None
+) -> list[float]:
+    """Integral over lambda in [start, end] of e^{-rate (end - lambda)} L_j(s(lambda)), L_j the Lagrange polynomials through `nodes`.
 
-    The multistep weights of all exponential integrators in lambda: data form rate 1, SDE form rate 1 + eta, noise form rate -1
-    (times its own prefactor).
+    The multistep weights of all exponential integrators: data form rate 1, SDE form rate 1 + eta, noise form rate -1 (times its own
+    prefactor). position: the variable s of the interpolation as a function of lambda, in which `nodes` are given; lambda itself by
+    default.
     """
-    return [
-        gauss_legendre(lambda u, j=j: math.exp(-rate * (end - u)) * lagrange(nodes, j, u), start, end)  # type: ignore[misc]
-        for j in range(len(nodes))
-    ]
+
+    def integrand(u: float, j: int) -> float:
+        return math.exp(-rate * (end - u)) * lagrange(nodes, j, u if position is None else position(u))
+
+    return [gauss_legendre(lambda u, j=j: integrand(u, j), start, end) for j in range(len(nodes))]  # type: ignore[misc]
