@@ -187,7 +187,9 @@ class Sampler:
             given=given,
             noise=noise,
         )
-        with torch.inference_mode(False):  # an inference tensor keeps no version, by which a model that writes its t shows
+        with torch.inference_mode(
+            False
+        ):  # an inference tensor keeps no version, by which a model that writes its t shows
             clocks = self._levels.repeat(1, setting.batch).unbind(0)
         return Run(program, setting, clocks, functools.partial(executors.backend, self.executor.name))
 

@@ -48,6 +48,8 @@ def full_shape(given: Sequence[int] | None, sample_shape: tuple[int, ...] | None
         return (1, *sample_shape)
     try:
         shape = tuple(operator.index(n) for n in given)
+        if any(isinstance(n, bool) for n in given):
+            raise TypeError
     except TypeError:
         raise TypeError(f"shape must be ints, the batch first, not {given!r}") from None
     if not shape or min(shape) < 1:

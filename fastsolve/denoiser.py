@@ -49,10 +49,10 @@ class Denoiser:
             if given is not None and not (isinstance(given, torch.dtype) and given.is_floating_point):
                 raise TypeError(f"{name} must be a floating torch.dtype, not {given!r}")
         if self.shape is not None:
-            shape = tuple(self.shape)
-            if not all(isinstance(n, int) and n > 0 for n in shape):
+            shape = self.shape
+            if isinstance(shape, int) or not all(isinstance(n, int) and n > 0 for n in shape):
                 raise ValueError(f"shape must be positive ints, without the batch, not {self.shape}")
-            object.__setattr__(self, "shape", shape)
+            object.__setattr__(self, "shape", tuple(shape))
         if self.nfe is not None and (not isinstance(self.nfe, int) or self.nfe < 1):
             raise ValueError(f"nfe must be a positive int, not {self.nfe!r}")
         if self.null is not None and not isinstance(self.null, Mapping):

@@ -50,7 +50,7 @@ def make_plan(
     if guidance is not None and (
         isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance)
     ):
-        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+        raise ValueError(f"guidance must be a finite scale, not {guidance!r}")
     chosen = _options(solver, options)
     count = _steps(layout, steps, nfe)
     if count is None:
@@ -113,10 +113,10 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
     elif isinstance(default, float) or option in _AT_LEAST_0:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"option {option} of {name} must be a number, not {value!r}")
-        if math.isnan(value):
-            raise ValueError(f"option {option} of {name} is not a number")
-        if option in _AT_LEAST_0 and value < 0:
+        if option in _AT_LEAST_0 and not value >= 0:
             raise ValueError(f"option {option} of {name} must be at least 0, not {value}")
+        if math.isnan(value):
+            raise ValueError(f"option {option} of {name} must be a number, not nan")
 
 
 def _frozen(value: object) -> object:
