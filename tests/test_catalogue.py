@@ -352,6 +352,33 @@ def test_official_seeds_have_the_published_errors() -> None:
     assert slope((32, 64, 128), errors) == pytest.approx(1.0, abs=0.25)
 
 
+@pytest.mark.parametrize(("r1", "r2"), [(1 / 3, 2 / 3), (0.2, 0.7)])
+@pytest.mark.parametrize("form", ["data", "noise"])
+def test_official_seeds_compute_what_was_published(form: str, r1: float, r2: float) -> None:
+    h, ends, k = 1.2, (math.exp(1.2), 1.0), -2.4 if form == "data" else 2.4
+    a, b, c = (math.sqrt(abs(math.exp(k * high) - math.exp(k * low))) for low, high in ((0.0, r1), (r1, r2), (r2, 1.0)))
+    whole = math.sqrt(abs(math.exp(k) - math.exp(k * r1)))
+    options = {"form": form, "compat": "official"}
+    three = fastsolve.make_plan("seeds3", schedule="ve", grid=ends, options={**options, "r1": r1, "r2": r2})
+    two = fastsolve.make_plan("seeds2", schedule="ve", grid=ends, options={**options, "r": r1})
+    _, second, third = (call.sigma for call in three.evals)
+    # The last draw belongs to the last part of the step, and has the size of the first one.
+    assert noises(two)[1] == pytest.approx([whole, a, 0.0])
+    right = plan_weights(three, form)[1]
+    if form == "data":
+        assert noises(three) == [pytest.approx(v) for v in ([second * a, 0, 0], [third * b, third * a, 0], [c, b, a])]
+        assert right == pytest.approx(r2 / r1 * (1.0 + math.expm1(-2.0 * r1 * h) / (r1 * h)))
+    else:
+        assert noises(three) == [pytest.approx(v) for v in ([second * a, 0, 0], [b, a, 0], [b, c, a])]
+        assert right == pytest.approx(-2.0 * third * r2 / r1 * (math.exp(r2 * h) - 1.0 - r2 * h) / (r2 * h))
+
+
+def plan_weights(plan: Plan, form: str) -> list[float]:
+    """Weights of the model's outputs in the second row of a one-step plan, in VE."""
+    row = dict(list(plan.rows())[1].terms)
+    return [in_terms_of_model(form, 0.0, row[call.d], call.sigma)[1] for call in plan.evals[:2]]
+
+
 @pytest.mark.parametrize("name", ["seeds2", "seeds3"])
 def test_official_seeds_in_edm_form_are_right(name: str) -> None:
     ours, theirs = (

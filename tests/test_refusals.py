@@ -275,7 +275,7 @@ def test_tensors_that_do_not_fit_are_refused(x_init: Tensor, given: str) -> None
 
 
 @pytest.mark.parametrize("given", [[[0.0] * 3] * 2, np.zeros(SHAPE, np.float32)], ids=["list", "ndarray"])
-def test_what_is_no_tensor_is_refused(given: object, request: pytest.FixtureRequest) -> None:
+def test_what_is_no_tensor_is_refused(given: object) -> None:
     name = type(given).__name__
     refused(TypeError, f"x_init must be a tensor, not {name}", {"x_init": given})
     refused(TypeError, f"noise 0 must be a tensor, not {name}", {"noise": [given] * 2}, options={"eta": 1.0})
