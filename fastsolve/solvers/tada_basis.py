@@ -1,9 +1,9 @@
 """The closed forms of TADA's linear dynamics: a chain of N integrators driven by a force, and its rotating noise.
 
 X = (x^(0) ... x^(N-1)) are derivatives of a position in time tau (0 noise, 1 data); X_0 ~ N(0, Sigma_0) with
-Sigma_0 = diag(1, ..., 1, last_var). In the whitened state Z = Sigma_0^(-1/2) Phi(tau, 0)^-1 X the model sees y = rho u . Z, with u a unit vector that turns as tau grows:
-TADA is ordinary diffusion whose noise rotates among N independent noises. Formulas derived from arXiv 2506.21757, sections 3.1, 3.2
-and appendix F.2; the authors' code was not available to compare with.
+Sigma_0 = diag(1, ..., 1, last_var). In the whitened state Z = Sigma_0^(-1/2) Phi(tau, 0)^-1 X the model sees y = rho u . Z, with u a
+unit vector that turns as tau grows: TADA is ordinary diffusion whose noise rotates among N independent noises. Derived from
+arXiv 2506.21757, sections 3.1, 3.2 and appendix F.2; the authors' code was not available to compare with.
 """
 
 from __future__ import annotations
