@@ -43,7 +43,8 @@ def sample(
 ) -> Tensor:
     """Samples of a model, [B, *shape] in `dtype`: one call of a new `Sampler`, whose arguments these are.
 
-    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape and device where they are left out.
+    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape (for solvers of one variable)
+    and device where they are left out.
     """
     if isinstance(x_init, Tensor):
         shape = tuple(x_init.shape) if shape is None else shape
@@ -153,14 +154,14 @@ class Sampler:
         """One batch of samples, [B, *shape], in a tensor that is the caller's.
 
         seed: an int (sample i is seeded by `philox.sample_seeds`), one int per sample, an int64 tensor [B], or a torch.Generator that
-        gives one per sample. x_init: the state at the first level, at its scale, instead of noise. noise: standard normals
+        gives one per sample. x_init: the state at the first level, at its scale, instead of noise; [N, B, *shape] for a
+        solver of N variables. noise: standard normals
         [B, *shape] in the order in which the solver draws, or a callable (draw index) -> tensor, instead of the seeded ones.
         model_kwargs: passed to every call of the model. progress: a tqdm bar over model calls.
         """
         setting = self.setting
         seeds = arguments.keys(seed, setting.batch)
-        if x_init is not None:
-            x_init = arguments.fitting("x_init", x_init, setting)
+        start = [] if x_init is None else arguments.given_start(x_init, len(self.plan.start), setting)
         draws = arguments.given_draws(noise, self.plan.draws, setting)
         models = arguments.branches(self.denoiser, model_kwargs or {}, len(self.plan.evals[0].b))
         idle = self._idle.setdefault((x_init is not None, noise is not None), [])
@@ -170,9 +171,9 @@ class Sampler:
             run = self._run(x_init is not None, noise is not None)
         try:
             if not progress:
-                return run(models, seeds, x_init, draws, self._check_finite, None)
+                return run(models, seeds, start, draws, self._check_finite, None)
             with arguments.progress_bar(self.plan.nfe, self.plan.solver) as bar:
-                return run(models, seeds, x_init, draws, self._check_finite, bar.update)
+                return run(models, seeds, start, draws, self._check_finite, bar.update)
         finally:
             idle.append(run)
 

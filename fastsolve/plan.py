@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fastsolve.forms import spell
-from fastsolve.ops import Eval as Eval, Ops, Row as Row, Update as Update, traffic
+from fastsolve.ops import Eval as Eval, Ops, Row as Row, Update as Update, start_names, traffic
 
 _FORMAT = "fastsolve.plan.1"
 
@@ -26,11 +26,13 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler's program. `start_std`: the scale of the noise x0 starts from; `out`: the symbol of the result."""
+    """A sampler's program. `start`: how its start tensors x0, s1, s2 ... come from as many unit noises, row by row (mostly one number,
+    the scale of the noise); `out`: the symbol of the result.
+    """
 
     solver: str
     schedule: str
-    start_std: float
+    start: tuple[tuple[float, ...], ...]
     ops: Ops
     out: str
 
@@ -42,7 +44,7 @@ class Plan:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.solver, self.schedule, self.start_std, self.ops, self.out))
+        return hash((self.solver, self.schedule, self.start, self.ops, self.out))
 
     @cached_property
     def evals(self) -> tuple[Eval, ...]:
@@ -80,7 +82,10 @@ class Plan:
         head = (
             f"{self.solver} on {self.schedule}: {self.nfe} model calls, {self.launches} launches, {self.draws} draws, "
         )
-        lines = [f"{head}{self.bytes} bytes per element", f"    x0 = {spell([('noise', self.start_std)])}"]
+        lines = [f"{head}{self.bytes} bytes per element"]
+        for name, row in zip(start_names(len(self.start)), self.start, strict=True):
+            terms = [("noise" if len(row) == 1 else f"noise{j}", c) for j, c in enumerate(row) if c]
+            lines.append(f"    {name} = {spell(terms)}")
         for op in self.ops:
             if isinstance(op, Eval):
                 arg = spell([(op.x, op.scale)])
@@ -96,7 +101,7 @@ class Plan:
         body = {
             "solver": self.solver,
             "schedule": self.schedule,
-            "start_std": self.start_std,
+            "start": [list(row) for row in self.start],
             "ops": [
                 {"eval": [op.d, op.x, op.t, op.alpha, op.sigma, op.a, list(op.b), op.scale]}
                 if isinstance(op, Eval)
@@ -121,7 +126,7 @@ class Plan:
         if not isinstance(body, dict) or whole.get("checksum") != _checksum(body):
             raise PlanError("the plan was altered after it was saved: its checksum does not fit")
         ops = tuple(_op(item) for item in body["ops"])
-        return Plan(body["solver"], body["schedule"], body["start_std"], ops, body["out"])
+        return Plan(body["solver"], body["schedule"], tuple(map(tuple, body["start"])), ops, body["out"])
 
 
 def _checksum(body: object) -> str:
@@ -137,9 +142,11 @@ def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
 
 def _verify(plan: Plan) -> None:
     """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
-    known, calls, before = {"x0"}, 0, None
-    if not 0.0 < plan.start_std < math.inf:
-        raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
+    known, calls, before = set(start_names(len(plan.start))), 0, None
+    if not plan.start or not all(len(row) == len(plan.start) and any(row) for row in plan.start):
+        raise PlanError(f"start must be a square matrix without empty rows, not {plan.start}")
+    if not math.isfinite(sum(map(sum, plan.start))):
+        raise PlanError(f"a number of start is not finite: {plan.start}")
     for op in plan.ops:
         if isinstance(op, Update) and isinstance(before, Update):
             raise PlanError(

@@ -92,7 +92,7 @@ class Run:
         self,
         models: Sequence[Model],
         seeds: npt.NDArray[np.uint64],
-        start: Tensor | None,
+        start: Sequence[Tensor],
         noise: Sequence[Tensor],
         check_finite: bool,
         on_call: Callable[[], object] | None,
@@ -100,10 +100,10 @@ class Run:
         """One sample batch, in a tensor of its own. models: one per raw output of a call."""
         setting, bind, launch = self._setting, self._backend.bind, self._backend.launch
         out = torch.empty(setting.shape, dtype=setting.dtype, device=setting.device)
-        given = iter(noise)
+        given = {"start": iter(start), "noise": iter(noise), "out": iter([out])}
         for slot, kind in enumerate(self._kinds):
-            if kind in ("start", "noise", "out"):
-                self._put(slot, out if kind == "out" else start if kind == "start" else next(given))
+            if kind in given:
+                self._put(slot, next(given[kind]))
         self._backend.seed(seeds)
         tensors, number = self._tensors, 0
         try:
@@ -137,8 +137,7 @@ class Run:
                     tensors[slot] = None
         return out
 
-    def _put(self, slot: int, tensor: Tensor | None) -> None:
-        assert tensor is not None
+    def _put(self, slot: int, tensor: Tensor) -> None:
         self._tensors[slot] = tensor
         self._backend.bind(slot, tensor)
 
