@@ -76,15 +76,15 @@ def _three_point(
 def res_multistep(draft: Draft, grid: Grid, *, eta: float = 0.0, s_noise: float = 1.0) -> Form:
     """RES multistep (Zhang et al. 2023, arXiv 2308.02157, two predictions; ComfyUI sample_res_multistep): dpmpp_2m's variant "heun".
 
-    eta: ancestral, down along the ODE to a level below and up with fresh noise. With it, ComfyUI measures the distance of
-    the past prediction from the level below; here it is measured from the level of the last call.
+    eta: ancestral, down along the ODE to a level below t and up with fresh noise; the past prediction lies as far back as the step that
+    left it went down, so that with eta = 1 this is dpmpp_2m_sde's "heun". s_noise: factor on the noise.
     """
-    x, past = draft.start, list[Output]()
+    x, past, went = draft.start, list[Output](), 0.0
     for s, t in pairwise(grid):
-        past = [(s, draft.denoised(s, x)), *past][:2]
+        past = [(s, draft.denoised(s, x)), *((node._replace(lam=s.lam - went), d) for node, d in past)]
         up = min(t.sigma, eta * t.sigma * math.sqrt(-math.expm1(2.0 * (s.lam - t.lam))))
         down = math.sqrt(max(t.sigma**2 - up**2, 0.0))
         below = t._replace(sigma=down, lam=math.log(t.alpha / down) if down else math.inf)
         x = draft.keep(adams_step(x, s, below, past[: 2 if down else 1]) + (up * s_noise) * draft.noise())
-        past = [output for output in past if output[0].alpha > 0.0]
+        past, went = past[:1] if s.alpha else [], below.lam - s.lam
     return x
