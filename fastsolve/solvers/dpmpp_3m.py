@@ -64,11 +64,9 @@ def _three_point(
         new = adams_step(x, s, t, past[:count], eta, RULES[warmup])
         if count == 3 and variant == "coded":
             (a, d_a), (b, d_b), (c, d_c) = past
-            h = t.lam - s.lam
-            bend = ((1.0 / (a.lam - b.lam)) * (d_a - d_b) - (1.0 / (b.lam - c.lam)) * (d_b - d_c)) / (a.lam - c.lam)
-            new = new - (t.alpha * decay(3, (1.0 + eta) * h) * h * h) * bend
+            h, bend = t.lam - s.lam, (1.0 / (a.lam - b.lam)) * (d_a - d_b) - (1.0 / (b.lam - c.lam)) * (d_b - d_c)
+            new = new - (t.alpha * decay(3, (1.0 + eta) * h) * h * h / (a.lam - c.lam)) * bend
         x = draft.keep(new + (s_noise * fresh(s, t, eta)) * draft.noise())
-        past = [output for output in past if output[0].alpha > 0.0]
     return x
 
 

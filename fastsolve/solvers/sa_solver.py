@@ -20,18 +20,20 @@ def adams_step(x: Form, s: Node, t: Node, outputs: Sequence[Output], eta: float 
     """From x at s to t with the polynomial in lambda through the outputs; eta is the SDE's, whose noise is left to the caller.
 
     rule: of two outputs, "exact", or with the first moment of the exponential over the step replaced: "bh1" by h^2 / 2, "bh2"
-    by h / 2 times the zeroth. Finite at s.alpha = 0 and t.sigma = 0 with one output.
+    by h / 2 times the zeroth. An output at alpha = 0 lies infinitely far back in lambda, where it has no weight among others.
     """
-    h, base = t.lam - s.lam, outputs[0][1]
-    fade, whole = math.exp(-eta * h) if eta else 1.0, decay(1, (1.0 + eta) * h)
+    h, whole = t.lam - s.lam, decay(1, (1.0 + eta) * (t.lam - s.lam))
+    fade = math.exp(-eta * h) if eta else 1.0
+    weights = [0.0]
+    if len(outputs) == 2 and (rule == "bh2" or (rule == "bh1" and s.alpha > 0.0)):
+        reach = 1.0 if outputs[1][0] == t else h / (outputs[1][0].lam - s.lam)
+        weights = [0.0, 0.5 * reach * (h if rule == "bh1" else whole / (1.0 + eta))]
+    elif len(outputs) > 1:
+        outputs = [output for output in outputs if output[0].alpha > 0.0]
+        if len(outputs) > 1:
+            weights = exponential_weights(s.lam, t.lam, [node.lam for node, _ in outputs], 1.0 + eta)
+    base = outputs[0][1]
     new = (t.sigma / s.sigma * fade) * x + (t.alpha * whole) * base
-    if len(outputs) == 1:
-        return new
-    if len(outputs) == 2 and rule != "exact":
-        moment = 0.5 * h * (h if rule == "bh1" else whole / (1.0 + eta))
-        weights = [0.0, moment / (outputs[1][0].lam - s.lam)]
-    else:
-        weights = exponential_weights(s.lam, t.lam, [node.lam for node, _ in outputs], 1.0 + eta)
     for c, (_, d) in zip(weights[1:], outputs[1:], strict=True):
         new = new + (t.alpha * (1.0 + eta) * c) * (d - base)
     return new
@@ -75,7 +77,7 @@ def sa_solver(
         past = [(s, d), *past][:5]
         left = positive - 1 - i if lower_order_final else 9
         count = min(corrector_order, len(past), left + 1)
-        if i and count and grid[i - 1].alpha > 0.0 and (t.sigma > 0.0 or pece):
+        if i and count and (t.sigma > 0.0 or pece):
             points = [past[1], past[0], *past[2:count]] if count > 1 else past[:1]
             x = draft.keep(adams_step(x, grid[i - 1], s, points, eta_t, rule) + noise)
             if pece:
@@ -88,5 +90,4 @@ def sa_solver(
         eta_t = eta if s_tmin * t.alpha <= t.sigma <= s_tmax * t.alpha else 0.0
         noise = (s_noise * fresh(s, t, eta_t)) * draft.noise()
         arrived = draft.keep(adams_step(x, s, t, past[: min(order, max(left, 1))], eta_t, rule) + noise)
-        past = [output for output in past if output[0].alpha > 0.0]
     return arrived

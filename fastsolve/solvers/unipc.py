@@ -25,21 +25,21 @@ def unipc(
 
     order: predictions used by the predictor, 1 to 3. variant: "bh1" or "bh2", B(h) = h or e^h - 1, which only two-point rules feel.
     lower_order_final: no more points than steps left, as published; without it the order is one more. corrector: False is UniP.
-    The last step is not corrected, nor is one from alpha = 0; the published variant "vary_coeff" is wrong and not here.
+    The last step is not corrected; the published variant "vary_coeff" is wrong and not here.
     """
     chosen("order", order, range(1, 4))
     chosen("variant", variant, ["bh1", "bh2"])
     x, arrived, count, past = draft.start, draft.start, 1, list[Output]()
     for i, (s, t) in enumerate(pairwise(grid)):
         d = draft.denoised(s, arrived)
-        if i and corrector and grid[i - 1].alpha > 0.0:
+        if i and corrector:
             points = [past[0], (s, d), *past[1:count]]
             x = draft.keep(adams_step(x, grid[i - 1], s, points, rule=variant))
         else:
             x = arrived
         if t.sigma == 0.0:
             return draft.keep(d)
-        past = [(s, d), *(output for output in past if output[0].alpha > 0.0)][:3]
+        past = [(s, d), *past][:3]
         count = min(order, len(past), len(grid) - 1 - i if lower_order_final else order)
         arrived = draft.keep(adams_step(x, s, t, past[:count], rule=variant))
     return arrived
