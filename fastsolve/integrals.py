@@ -106,7 +106,8 @@ def level_weights(
 ) -> list[float]:
     """Integral of L_j(s) over rho = e^{-lambda} from e^{-start} down to e^{-end}: the noise form's weights, all of them negative in sum.
 
-    nodes, position: as in `exponential_weights`, which has them up to a factor; end = inf is rho = 0, and is integrated in rho.
+    nodes, position: as in `exponential_weights`, which has them up to a factor; end = inf is rho = 0, and is
+    integrated in rho, where it is exact if s = rho.
     """
     if end < math.inf:
         return [-math.exp(-end) * w for w in exponential_weights(start, end, nodes, -1.0, position)]
