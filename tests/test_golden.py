@@ -22,7 +22,9 @@ from problems import golden_mixture
 
 FOLDER = Path(__file__).parent / "golden"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())}
-TOLERANCE = 1e-10  # relative, on the final state
+TOLERANCE = (
+    1e-10  # relative, on the final state; a case whose publisher computes coarsely states its own, and the reason
+)
 # Below this a published erratum could be mistaken for rounding.
 VISIBLE = 1e-6
 
@@ -88,7 +90,7 @@ def distance(name: str, prediction: str = "x0", **options: object) -> float:
 
 @pytest.mark.parametrize("name", named("agree"))
 def test_agrees_with_the_published_sampler(name: str) -> None:
-    assert distance(name) <= TOLERANCE
+    assert distance(name) <= CASES[name].get("tolerance", TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "prediction"), PREDICTIONS)
@@ -99,7 +101,7 @@ def test_agrees_whatever_the_network_predicts(name: str, prediction: str) -> Non
 @pytest.mark.parametrize("name", named("official"))
 def test_corrects_an_erratum_and_reproduces_it_on_request(name: str) -> None:
     assert distance(name) > VISIBLE
-    assert distance(name, compat="official") <= TOLERANCE
+    assert distance(name, compat="official") <= CASES[name].get("tolerance", TOLERANCE)
 
 
 @pytest.mark.parametrize("name", named("differ"))
