@@ -46,12 +46,19 @@ def make_plan(
     layout = grids.get(grid, law)
     if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"guidance must be a finite scale, not {guidance}")
-    chosen = tuple(sorted((options or {}).items()))
+    chosen = tuple(sorted((name, _frozen(value)) for name, value in (options or {}).items()))
     _check_options(solver, chosen)
     count = _steps(layout, steps, nfe)
     if count is None:
         return _budgeted(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
     return _written(solver, law, layout, count, meaning, guidance, chosen)
+
+
+def _frozen(value: object) -> object:
+    """An option's value as one that can be hashed: plans are cached. Lists become tuples, dicts tuples of pairs."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((name, _frozen(v)) for name, v in value.items()))
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
