@@ -1,7 +1,7 @@
 """Published configurations of Restart, by name: what to give `sample` or `make_plan` for a row of a table.
 
-    preset = fastsolve.restart_presets()["imagenet64_nfe99"]
-    fastsolve.sample(denoiser, shape, **preset.arguments())
+preset = fastsolve.restart_presets()["imagenet64_nfe99"]
+fastsolve.sample(denoiser, shape, **preset.arguments())
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def _cifar() -> list[Preset]:
         options = (("base", "dpm_solver_3"), ("base_options", (("orders", orders),)))
         high = 0.3 if steps == 8 else 1.0
         rows.append(
-            Preset(
-                f"cifar10_vp_dpm3_nfe{nfe}", "vp", Karras(), steps, ((3, 1, 0.06, high),), options, nfe, fid, table
-            )
+            Preset(f"cifar10_vp_dpm3_nfe{nfe}", "vp", Karras(), steps, ((3, 1, 0.06, high),), options, nfe, fid, table)
         )
     return rows
 
@@ -108,7 +106,7 @@ def _imagenet() -> list[Preset]:
 
 
 def _stable_diffusion() -> list[Preset]:
-    """By guidance weight, 30 steps. Published as 66 calls; a step to index 1 is DDIM's in their code, which makes it 64, and 62 for w = 2."""
+    """By guidance weight, 30 steps. Published as 66 calls; their code steps to index 1 by DDIM, which makes 64, and w = 2 has 62."""
     main = Explicit(tuple(float(33 * i + 1) for i in range(29, -1, -1)) + (0.0,))
     ends: dict[int, tuple[tuple[Interval, ...], int, float]] = {
         2: (((5, 2, 1.0, 9.0), (5, 2, 5.0, 10.0)), 62, 13.16),
