@@ -1,7 +1,8 @@
 """Trajectories of published samplers, walked again: same model, same start, same noise, same end, to 1e-10 in float64.
 
-`golden/cases.json` says what was run. A case expects one of three things: "agree"; "official", where the published
-code has an erratum that fastsolve corrects, and reproduces under compat="official"; "differ", where it only corrects.
+`golden/cases.json` says what was run. A case expects one of four things: "agree"; "official", where the published
+code has an erratum that fastsolve corrects, and reproduces under compat="official"; "differ", where it only corrects; "refuse".
+A case recorded in float32 states its `tolerance`, and why.
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ def distance(name: str, prediction: str = "x0", **options: object) -> float:
 @pytest.mark.parametrize("name", named("agree"))
 def test_agrees_with_the_published_sampler(name: str) -> None:
     assert distance(name) <= CASES[name].get("tolerance", TOLERANCE)
+
+
+@pytest.mark.parametrize("name", named("refuse"))
+def test_refuses_what_the_published_code_loses_silently(name: str) -> None:
+    with pytest.raises(ValueError, match=CASES[name]["match"]):
+        distance(name)
 
 
 @pytest.mark.parametrize(("name", "prediction"), PREDICTIONS)

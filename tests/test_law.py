@@ -41,6 +41,7 @@ LAW = {
     "schedules": MATHS,
     "predictions": Row("schedules", never=DEVICE),
     "grids": Row("schedules", never=DEVICE),
+    "presets": Row("grids", never=DEVICE),
     "ops": Row("forms", never=DEVICE),
     "plan": Row("forms ops", never=DEVICE),
     "draft": Row("forms ops plan predictions schedules", never=DEVICE),

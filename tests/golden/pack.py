@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import single_step_runs
 
 HERE = Path(__file__).parent
 Case = dict[str, Any]
@@ -151,7 +152,7 @@ K_DIFFUSION: dict[str, tuple[str, Case]] = {
 DIFFUSERS: dict[str, tuple[str, Case]] = {
     "ddim": ("ddim", {}),
     "ddim_eta1": ("ddim", {"eta": 1.0}),
-    "ddpm_small": ("ddim", {"eta": 1.0}),  # ancestral sampling with the smaller variance is DDIM with eta = 1
+    "ddpm_small": ("ddpm", {"variance": "small"}),
     "euler": ("ddim", {}),
     "euler_karras": ("ddim", {}),
     "edm_euler": ("ddim", {}),
@@ -168,14 +169,14 @@ DIFFUSERS: dict[str, tuple[str, Case]] = {
 
 
 def k_diffusion(run: Recording) -> Case:
-    solver, options = K_DIFFUSION[run.name.removeprefix("peer_kdiff_")]
+    solver, options = (K_DIFFUSION | single_step_runs.K_DIFFUSION)[run.name.removeprefix("peer_kdiff_")]
     return run.case(solver, "ve", run.grid, **options)
 
 
 def diffusers(run: Recording) -> Case:
     """Float64 copies of the schedulers. VP runs whose levels are entries of the table walk the table, the others VE."""
     key, coords, config = run.name.removeprefix("peer_diffusers_"), run.meta["coords"], run.meta["config"]
-    solver, options = DIFFUSERS[key]
+    solver, options = (DIFFUSERS | single_step_runs.DIFFUSERS)[key]
     levels = np.unique(run.grid if len(run.grid) else np.append(run.levels, 0.0))[::-1]
     if coords.startswith("alpha=1/"):
         betas = [config["beta_start"], config["beta_end"], config["num_train_timesteps"]]
@@ -325,6 +326,10 @@ def diffusers_multistep(run: Recording) -> Case:
     return case
 
 
+def single_step(run: Recording) -> Case:
+    return single_step_runs.single_step(run, k_diffusion, diffusers)
+
+
 FAMILIES = {
     "seeds_official": (official_seeds, ["seeds_off_*"]),
     "seeds_comfyui": (comfy_seeds, ["seeds_comfy_seeds*", "seeds_comfy_expheun*"]),
@@ -361,6 +366,7 @@ FAMILIES = {
         ],
     ),
     "comfyui_sde": (comfy_sde, ["seeds_comfy_ersde*", "seeds_comfy_sasolver*"]),
+    "single_step": (single_step, single_step_runs.PATTERNS),
     "deis": (deis, ["deis_t_ab0_exactcoef", "deis_rho_rk_1euler", "deis_rho_rk_2heun"]),
 }
 
