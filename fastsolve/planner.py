@@ -126,10 +126,6 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
             raise ValueError(f"option {option} of {name} must be a number, not nan")
 
 
-def _frozen(value: object) -> object:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
 @functools.lru_cache(maxsize=256)
 def _budgeted(
     solver: str,
