@@ -6,6 +6,7 @@ The paper's equations were not available; these are the equal-error grids derive
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def arctan_grid(steps: int, high: float, low: float, c: float = 1.0) -> np.ndarr
 
 def ddim_on_gaussian(x: np.ndarray, levels: Sequence[float], c: float) -> np.ndarray:
     """DDIM on VE with the exact denoiser of N(0, c^2), written out: each step shrinks x by (ab + c^2)/(a^2 + c^2)."""
-    for a, b in zip(levels[:-1], levels[1:], strict=True):
+    for a, b in pairwise(levels):
         D = c**2 / (a**2 + c**2) * x
         x = b / a * x + (1 - b / a) * D
     return x

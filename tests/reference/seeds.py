@@ -79,7 +79,7 @@ def seeds(
     variant: str = "3a",
     sigma_data: float = 0.5,
 ) -> np.ndarray:
-    """`stages` draws a step, in order. nodes: (c2,) for two stages. variant: 2a, 2b, 3a or 3b. A step to sigma = 0 is D and draws nothing."""
+    """`stages` draws a step, in order. nodes: (c2,) for two stages. variant: 2a, 2b, 3a or 3b. A step to sigma = 0 is D, without a draw."""
     d, draws = sigma_data, iter(noise)
 
     def output(x: np.ndarray, t: float) -> np.ndarray:
