@@ -46,7 +46,8 @@ class Spacing(Grid):
     kind: "linear" round(linspace(0, T - 1, n + 1)) without index 0, "leading" i * (T // n) + offset, "trailing"
     round(arange(T, 0, -T / n)) - 1, "simple" T - 1 - floor(i T / n), "sgm_uniform" linear, not rounded, and "quad"
     trunc(linspace(0, sqrt(0.8 T), n)^2), DDIM's for one table (DDPM's linear one): it drops the noisiest fifth, which loses the
-    terminal SNR of others. On a continuous schedule the same fractions of its clock.
+    terminal SNR of others. On a continuous schedule the same fractions of its clock. Without final_zero the last step goes to
+    t_min (index 0), where the kind does not end there by itself.
     """
 
     kind: str = "trailing"
@@ -57,6 +58,12 @@ class Spacing(Grid):
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"spacing kind must be {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, not {self.kind!r}")
+
+    def levels(self, schedule: Schedule, steps: int) -> list[float]:
+        found, last = self.positive(schedule, steps), schedule.warp(schedule.t_min)
+        if self.final_zero:
+            return [*found, schedule.t_clean]
+        return [*found, last] if found[-1] > last else self.positive(schedule, steps + 1)
 
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         if not isinstance(schedule, VPTable):

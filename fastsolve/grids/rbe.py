@@ -20,7 +20,6 @@ from fastsolve.schedules import Schedule
 
 Array = NDArray[np.float64]
 
-_POINTS = 4000  # of the trapezoid rule for the integral of a density
 _BEYOND = 1e4  # a top at alpha = 0 is integrated from this many scales of the data on
 _BELOW = 1e-3  # and a bottom at sigma = 0 to this fraction of them
 
@@ -64,6 +63,8 @@ class Density(Range):
     With final_zero the density is followed to 0, unless levels would then lie below sigma_min, or it is stated.
     """
 
+    points: ClassVar[int] = 4000  # of the trapezoid rule for its integral
+
     @abstractmethod
     def density(self, s: Array) -> Array:
         """Steps per unit of lam at s = sigma / alpha, up to a factor."""
@@ -84,7 +85,7 @@ class Density(Range):
         return self.clocks(schedule, [-math.inf if top < high else lams[0], *lams[1:]])
 
     def _quantiles(self, high: float, low: float, count: int) -> list[float]:
-        lam = np.linspace(-math.log(high), -math.log(low), _POINTS)
+        lam = np.linspace(-math.log(high), -math.log(low), self.points)
         rho = self.density(np.exp(-lam))
         steps = np.concatenate([[0.0], np.cumsum(0.5 * (rho[1:] + rho[:-1]) * np.diff(lam))])
         found: list[float] = np.interp(np.array(spaced(0.0, float(steps[-1]), count)), steps, lam).tolist()
@@ -145,6 +146,7 @@ class RBEReleasedGauss(Density):
 
     c: float = 0.5
     name: ClassVar[str] = "rbe_released_gauss"
+    points: ClassVar[int] = 20000
 
     def __post_init__(self) -> None:
         super().__post_init__()
