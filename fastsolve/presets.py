@@ -51,7 +51,7 @@ def restart_presets() -> dict[str, Preset]:
 
 
 def _cifar() -> list[Preset]:
-    edm = Karras(7.0, 0.002, 80.0)
+    edm = Karras(sigma_min=0.002, sigma_max=80.0)
     vp: list[tuple[int, float, int, Interval]] = [
         (519, 2.11, 20, (9, 30, 0.06, 0.20)),
         (115, 2.21, 18, (3, 20, 0.06, 0.30)),
@@ -93,7 +93,7 @@ def _imagenet() -> list[Preset]:
         Preset(
             f"imagenet64_nfe{nfe}",
             "edm",
-            Karras(7.0, 0.002, 80.0),
+            Karras(sigma_min=0.002, sigma_max=80.0),
             steps,
             tuple((levels, k, *ends) for (levels, k), ends in zip(parts, bounds, strict=True) if k),
             churn,

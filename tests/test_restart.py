@@ -20,7 +20,7 @@ from problems import Gaussian, plane_mixture
 Array = npt.NDArray[np.float64]
 
 STDS = np.geomspace(0.02, 0.5, 16)  # of the data, by axis; its mean is 0
-EDM = grids.Karras(7.0, 0.002, 80.0)
+EDM = grids.Karras(sigma_min=0.002, sigma_max=80.0)
 PRESETS = fastsolve.restart_presets()
 
 
@@ -266,7 +266,9 @@ def test_coming_down_leaves_no_ulp_to_be_bridged_by_noise(low: float, high: floa
     """webui's own code draws a spurious normal at step counts where (x^(1/7))^7 falls short of the main level by an ulp."""
     for steps in range(20, 151):
         preset = presets.webui(steps)
-        plan = fastsolve.make_plan(schedule="ve", **{**preset.arguments(), "grid": grids.Karras(7.0, low, high)})
+        plan = fastsolve.make_plan(
+            schedule="ve", **{**preset.arguments(), "grid": grids.Karras(sigma_min=low, sigma_max=high)}
+        )
         assert plan.nfe == 2 * steps - 1
         assert plan.draws == preset.intervals[0][1]
 
