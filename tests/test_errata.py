@@ -26,6 +26,6 @@ def test_every_block_of_the_page_is_a_demonstration() -> None:
     assert len(DEMONSTRATIONS) == PAGE.count("```python") == PAGE.count("```text") >= 17
 
 
-def test_every_error_is_demonstrated() -> None:
+def test_everything_called_wrong_is_demonstrated() -> None:
     wrong = PAGE.split("\n## Wrong")[1].split("\n## ")[0]
     assert wrong.count("\n### ") == wrong.count("```python")

@@ -32,7 +32,7 @@ TOP = {
 }  # sigma / alpha within the schedule
 
 few = settings(
-    max_examples=14, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 Given = st.DataObject
 
@@ -296,8 +296,28 @@ def test_equal_error_grids_are_as_recorded(ours: np.ndarray, recorded: list[floa
     np.testing.assert_allclose(ours[[0, -1]], RANGE, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", [name for name in ("RBEAtan", "RBE") if name in vars(fastsolve.grids)])
+@few
+@given(
+    steps=st.integers(1, 30),
+    stds=st.lists(st.floats(0.1, 2.0), min_size=1, max_size=4),
+    order=st.sampled_from([1, 2]),
+    kappa=st.floats(0.0, 1.0),
+)
+def test_equal_error_grids_are_the_packages(name: str, steps: int, stds: list[float], order: int, kappa: float) -> None:
+    ends: dict[str, Any] = {"sigma_max": 80.0, "sigma_min": 0.002, "final_zero": False}
+    if name == "RBE":
+        ends |= {"c": tuple(stds), "order": order, "kappa": kappa}
+        expected = rbe.spectrum_grid(steps, 80.0, 0.002, stds, order=order, kappa=kappa)
+    else:
+        ends |= {"c": stds[0]}
+        expected = rbe.arctan_grid(steps, 80.0, 0.002, stds[0])
+    levels = vars(fastsolve.grids)[name](**ends).levels(fastsolve.schedules.get("ve"), steps)
+    np.testing.assert_allclose(levels, expected, rtol=1e-11)  # far above c an angle holds rho to (rho / c) roundings
+
+
 def recording(name: str) -> tuple[dict[str, Any], np.ndarray, list[np.ndarray], np.ndarray]:
-    (case,) = [case for case in json.loads((FOLDER / "golden/cases.json").read_text()) if case["name"] == name]
+    case = next(case for case in json.loads((FOLDER / "golden/cases.json").read_text()) if case["name"] == name)
     with np.load(FOLDER / f"golden/{case['family']}.npz") as file:
         x, draws, final = (file[f"{name}.{key}"] for key in ("x_init", "draws", "final"))
     return case, x, list(draws), final

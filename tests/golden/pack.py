@@ -344,8 +344,8 @@ FAMILIES = {
         deis_multistep,
         [
             "deis_ipndm",
-            "deis_*exactcoef",
-            "deis_*_ab[13]",
+            "deis_*_ab[13]_exactcoef",
+            "deis_*_ab[0-3]",
             "deis_rho_ab3_*",
             "deis_t_ab3_[!c]*",
             "deis_rho_rk_3*",
