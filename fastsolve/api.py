@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -139,7 +140,7 @@ class Sampler:
             input_dtype if input_dtype in (torch.float32, torch.float64) else dtype
         )  # bfloat16 turns 750 into 752
         self._levels = levels.to(self.setting.device, clock_dtype)[:, None]
-        self._idle: dict[tuple[bool, bool], list[Run]] = {}
+        self._idle: dict[tuple[bool, bool, int], list[Run]] = {}
 
     @torch.no_grad()
     def __call__(
@@ -164,16 +165,19 @@ class Sampler:
         start = [] if x_init is None else arguments.given_start(x_init, len(self.plan.start), setting)
         draws = arguments.given_draws(noise, self.plan.draws, setting)
         models = arguments.branches(self.denoiser, model_kwargs or {}, len(self.plan.evals[0].b))
-        idle = self._idle.setdefault((x_init is not None, noise is not None), [])
+        # On a GPU a run's kernels may still be queued when it is given back: only its own stream may take it again.
+        on_gpu = setting.device.type == "cuda"
+        stream = torch.cuda.current_stream(setting.device).cuda_stream if on_gpu else 0
+        idle = self._idle.setdefault((x_init is not None, noise is not None, stream), [])
         try:
             run = idle.pop()
         except IndexError:
             run = self._run(x_init is not None, noise is not None)
+        nothing = contextlib.nullcontext()
+        device = torch.cuda.device(setting.device) if on_gpu else nothing
         try:
-            if not progress:
-                return run(models, seeds, start, draws, self._check_finite, None)
-            with arguments.progress_bar(self.plan.nfe, self.plan.solver) as bar:
-                return run(models, seeds, start, draws, self._check_finite, bar.update)
+            with device, arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else nothing as bar:
+                return run(models, seeds, start, draws, self._check_finite, None if bar is None else bar.update)
         finally:
             idle.append(run)
 

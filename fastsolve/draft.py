@@ -39,7 +39,9 @@ class Draft:
             raise ValueError("the denoiser is asked at sigma = 0, where there is nothing to denoise")
         a, b = self._prediction.x0(node)
         w = self._guidance
-        weights = (b,) if w is None or w == 1.0 else (b * w, b * (1.0 - w))
+        weights = (
+            (b,) if w is None or w == 1.0 else (b * w, b * (1.0 - w))
+        )  # w = 0 still asks both: the branches stay in order
         x = self._flush(self._name(form))
         d = f"d{self.calls}"
         self.calls += 1

@@ -42,6 +42,9 @@ class Plan:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Plan, (self.solver, self.schedule, self.start, self.ops, self.out)  # a hash holds in one process only
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.solver, self.schedule, self.start, self.ops, self.out))
@@ -117,7 +120,7 @@ class Plan:
         """The plan of `to_json`. Raises PlanError for text that is truncated, altered, or of another format."""
         try:
             whole = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, TypeError) as error:
             raise PlanError(f"not a whole plan file, the JSON breaks off or is malformed: {error}") from None
         if not isinstance(whole, dict) or whole.get("format") != _FORMAT:
             given = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
@@ -125,8 +128,13 @@ class Plan:
         body = whole.get("plan")
         if not isinstance(body, dict) or whole.get("checksum") != _checksum(body):
             raise PlanError("the plan was altered after it was saved: its checksum does not fit")
-        ops = tuple(_op(item) for item in body["ops"])
-        return Plan(body["solver"], body["schedule"], tuple(map(tuple, body["start"])), ops, body["out"])
+        try:
+            ops = tuple(_op(item) for item in body["ops"])
+            return Plan(body["solver"], body["schedule"], tuple(map(tuple, body["start"])), ops, body["out"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise (
+                error if isinstance(error, PlanError) else PlanError(f"a plan file that is no plan: {error!r}")
+            ) from None
 
 
 def _checksum(body: object) -> str:
@@ -180,6 +188,9 @@ def _verify(plan: Plan) -> None:
                     f"{name} is written twice" if name in known else f"{name} is a draw, and nothing writes draws"
                 )
             known.add(name)
+    draws = {name for row in plan.rows() for name, _ in row.terms if name[0] == "z"}
+    if draws != {f"z{i}" for i in range(len(draws))}:
+        raise PlanError(f"draws must be numbered z0 ... z{len(draws) - 1}, not {', '.join(sorted(draws))}")
     if plan.out not in known:
         raise PlanError(f"the result {plan.out} is never written")
     if isinstance(before, Eval):

@@ -156,13 +156,13 @@ class Run:
             )
         if not raw.is_contiguous():
             raw = raw.contiguous()
-        pointer = raw.data_ptr()
-        if pointer in self._ours or (setting.reuses_output and len(call.raws) > 1):
+        if raw.data_ptr() in self._ours or (setting.reuses_output and len(call.raws) > 1):
             return raw.clone()
         if len(self._raw_slots) > 1:
+            storage = raw.untyped_storage().data_ptr()  # views of one buffer may overlap without starting together
             for other in self._raw_slots:
                 held = self._tensors[other]
-                if other != slot and held is not None and held.data_ptr() == pointer:
+                if other != slot and held is not None and held.untyped_storage().data_ptr() == storage:
                     raise ValueError(
                         f"{self._which(call, number)} returned the storage of an earlier output, which is still needed: state "
                         "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
