@@ -45,7 +45,7 @@ def sample(
 
     seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape and device where they are left out.
     """
-    if x_init is not None:
+    if isinstance(x_init, Tensor):
         shape = tuple(x_init.shape) if shape is None else shape
         device = x_init.device if device is None else device
     sampler = Sampler(
@@ -71,7 +71,8 @@ class Sampler:
     """A sampler compiled once: `sampler(seed=...)` runs its plan. Any number of threads may call one at the same time.
 
     model: a `Denoiser`, or any callable model(x, t, **model_kwargs) with schedule and prediction beside it; t is [B], in the
-    schedule's clock and in `dtype`. shape: [B, *sample]; a Denoiser that states the shape of a sample makes it optional (B = 1).
+    schedule's clock and in `dtype` (a float32 or float64 Denoiser gets it in its own). shape: [B, *sample]; a Denoiser that states
+    the shape of a sample makes it optional (B = 1).
     solver, steps, nfe, grid, schedule, prediction, guidance, options: see `make_plan`; a Denoiser may state schedule, prediction and a
     usual nfe. guidance needs a Denoiser with `null`, the arguments of the unconditional call. device: the model's, if given at all.
     dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native" or "fused".
@@ -133,7 +134,10 @@ class Sampler:
         self.executor = executors.choose(executor, self.setting)
         self._check_finite = check_finite
         levels = torch.tensor([call.t for call in self.plan.evals], dtype=torch.float64)
-        self._clocks = levels.to(self.setting.device, dtype)[:, None].repeat(1, self.setting.batch).unbind(0)
+        clock_dtype = (
+            input_dtype if input_dtype in (torch.float32, torch.float64) else dtype
+        )  # bfloat16 turns 750 into 752
+        self._levels = levels.to(self.setting.device, clock_dtype)[:, None]
         self._idle: dict[tuple[bool, bool], list[Run]] = {}
 
     @torch.no_grad()
@@ -183,7 +187,11 @@ class Sampler:
             given=given,
             noise=noise,
         )
-        return Run(program, setting, self._clocks, functools.partial(executors.backend, self.executor.name))
+        with torch.inference_mode(
+            False
+        ):  # an inference tensor keeps no version, by which a model that writes its t shows
+            clocks = self._levels.repeat(1, setting.batch).unbind(0)
+        return Run(program, setting, clocks, functools.partial(executors.backend, self.executor.name))
 
     def __str__(self) -> str:
         setting, (name, reason) = self.setting, self.executor

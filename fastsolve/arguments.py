@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastsolve import philox, predictions
+from fastsolve import philox, predictions, schedules
 from fastsolve.denoiser import Denoiser
 from fastsolve.executors.run import Setting
 from fastsolve.predictions import Prediction
@@ -29,6 +30,8 @@ def as_denoiser(
             raise ValueError(
                 f"the Denoiser states {model.prediction}, not the prediction {prediction!r} given beside it"
             )
+        if schedule is not None and type(schedules.get(schedule)) is not type(model.schedule):
+            raise ValueError(f"the Denoiser states {model.schedule}, not the schedule {schedule!r} given beside it")
         return model
     if schedule is None or prediction is None:
         raise ValueError(
@@ -43,12 +46,17 @@ def full_shape(given: Sequence[int] | None, sample_shape: tuple[int, ...] | None
         if sample_shape is None:
             raise ValueError("shape is needed, [B, *sample]: the model does not state it")
         return (1, *sample_shape)
-    shape = tuple(given)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape) or not shape:
+    try:
+        shape = tuple(operator.index(n) for n in given)
+        if any(isinstance(n, bool) for n in given):
+            raise TypeError
+    except TypeError:
+        raise TypeError(f"shape must be ints, the batch first, not {given!r}") from None
+    if not shape or min(shape) < 1:
         raise ValueError(f"shape must be positive ints, the batch first, not {shape}")
     if sample_shape is not None and shape[1:] != sample_shape:
         raise ValueError(
-            f"the model makes samples of shape {sample_shape}: shape must be (B, *{sample_shape}), not {shape}"
+            f"the model makes samples of shape {sample_shape}: shape must be (B, {', '.join(map(str, sample_shape))}), not {shape}"
         )
     return shape
 
@@ -56,11 +64,19 @@ def full_shape(given: Sequence[int] | None, sample_shape: tuple[int, ...] | None
 def place(given: torch.device | str | None, denoiser: Denoiser) -> torch.device:
     """The device of a run: where the model lives."""
     lives = torch.device(denoiser.device or "cpu")
-    if given is None or not isinstance(denoiser.model, torch.nn.Module):
-        lives = torch.device(given) if given is not None else lives
-    elif torch.device(given).type != lives.type:
+    try:
+        asked = lives if given is None else torch.device(given)
+        made = torch.zeros(1, device=asked)
+        if given is not None:
+            made.sum().item()  # a device that can be named may still not be there, or hold no data
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(
+            f"device {given or lives!s} cannot be used here, there is {found}: {str(error).splitlines()[0]}"
+        ) from None
+    if isinstance(denoiser.model, torch.nn.Module) and asked.type != lives.type:
         raise ValueError(f"device {given} was asked for, but the model lives on {lives}")
-    return torch.empty(0, device=lives).device  # "cuda" becomes "cuda:0"
+    return made.device  # "cuda" has become "cuda:0"
 
 
 def keys(seed: Seed, batch: int) -> npt.NDArray[np.uint64]:
@@ -91,6 +107,8 @@ def given_draws(noise: Noise | None, draws: int, setting: Setting) -> list[Tenso
     """The caller's draws, checked; none where the seeds make them."""
     if noise is None:
         return []
+    if not callable(noise) and not isinstance(noise, Sequence | Tensor):
+        raise TypeError(f"noise must be a sequence of tensors or a callable (draw index) -> tensor, not {noise!r}")
     given = [noise(i) for i in range(draws)] if callable(noise) else list(noise)
     if len(given) != draws:
         raise ValueError(f"noise has {len(given)} tensors, and the plan draws {draws}")
@@ -99,6 +117,8 @@ def given_draws(noise: Noise | None, draws: int, setting: Setting) -> list[Tenso
 
 def branches(denoiser: Denoiser, kwargs: Mapping[str, object], count: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """The model with its keyword arguments, and with guidance the unconditional one after it."""
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise TypeError(f"model_kwargs must be a dict of keyword arguments, not {kwargs!r}")
     both = [kwargs, {**kwargs, **(denoiser.null or {})}][:count]
     return [functools.partial(denoiser.model, **dict(k)) if k else denoiser.model for k in both]
 

@@ -44,8 +44,19 @@ class Denoiser:
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "prediction", predictions.get(self.prediction, getattr(schedule, "sigma_data", None)))
         object.__setattr__(self, "device", torch.device(self.device) if self.device else _device_of(self.model))
+        for name in ("dtype", "output_dtype"):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, torch.dtype) and given.is_floating_point):
+                raise TypeError(f"{name} must be a floating torch.dtype, not {given!r}")
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(self.shape))
+            shape = self.shape
+            if isinstance(shape, int) or not all(isinstance(n, int) and n > 0 for n in shape):
+                raise ValueError(f"shape must be positive ints, without the batch, not {self.shape}")
+            object.__setattr__(self, "shape", tuple(shape))
+        if self.nfe is not None and (not isinstance(self.nfe, int) or self.nfe < 1):
+            raise ValueError(f"nfe must be a positive int, not {self.nfe!r}")
+        if self.null is not None and not isinstance(self.null, Mapping):
+            raise TypeError(f"null must be a dict of keyword arguments, not {self.null!r}")
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, **kwargs: object) -> torch.Tensor:
         """The raw output at x [B, *shape], t [B]."""

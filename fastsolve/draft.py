@@ -58,7 +58,7 @@ class Draft:
             self.start = outer
 
     def finish(self, form: Form, solver: str, start_std: float) -> Plan:
-        """The plan that returns `form`; rows, calls and draws that nobody reads are gone, and names count from 0."""
+        """The plan that returns `form`; rows and draws that nobody reads are gone, and names count from 0."""
         out = self._name(form)
         if out not in self._pending:  # the result is written last, into the caller's tensor
             out = self._tensor(form)
@@ -98,13 +98,11 @@ class Draft:
 
 
 def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], set[str]]:
-    """Instructions without the rows and calls that nobody reads, and the symbols that are left."""
+    """Instructions without the rows that nobody reads, and the symbols that are left. Calls stay: a solver that asks, pays."""
     live, kept = {out}, []
     for op in reversed(ops):
         if isinstance(op, Eval):
-            if op.d not in live:
-                continue
-            live.add(op.x)
+            live.update((op.d, op.x))
         else:
             if not all(row.out in live for row in op.rows):
                 op = Update(tuple(row for row in op.rows if row.out in live))

@@ -126,7 +126,11 @@ class Uniform(Grid):
         to_zero = isinstance(schedule, Flow) and self.final_zero
         first, last = schedule.t_max, 0.0 if to_zero else schedule.t_min
         roots = _spaced(first ** (1 / self.power), last ** (1 / self.power), count + to_zero)
-        levels = [first, *(root**self.power for root in roots[1:-1]), last]  # a root and a power would miss the ends by an ulp
+        levels = [
+            first,
+            *(root**self.power for root in roots[1:-1]),
+            last,
+        ]  # a root and a power would miss the ends by an ulp
         return [schedule.warp(t) for t in levels[:count]]
 
 
@@ -171,6 +175,12 @@ class Explicit(Grid):
     name: ClassVar[str] = "explicit"
     final_zero: ClassVar[bool] = False  # type: ignore[misc]
 
+    def __post_init__(self) -> None:
+        values = tuple(float(t) for t in self.values)
+        if len(values) < 2:
+            raise ValueError(f"a grid needs at least two levels, a start and an end, not {list(values)}")
+        object.__setattr__(self, "values", values)
+
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         if count != len(self.values):
             raise ValueError(f"the grid given has {len(self.values) - 1} steps, not {count - 1}: leave steps out")
@@ -206,9 +216,10 @@ def get(grid: str | Grid | Sequence[float] | None, schedule: Schedule) -> Grid:
             )
         return _NAMED[grid]
     try:
-        return Explicit(tuple(float(t) for t in grid))
+        values = tuple(float(t) for t in grid)
     except (TypeError, ValueError):
         raise TypeError(f"grid must be a name, a grid or a sequence of clock values, not {grid!r}") from None
+    return Explicit(values)
 
 
 def nodes(grid: Grid, schedule: Schedule, steps: int) -> tuple[Node, ...]:
@@ -219,6 +230,8 @@ def nodes(grid: Grid, schedule: Schedule, steps: int) -> tuple[Node, ...]:
     if steps < 1:
         raise ValueError(f"a grid needs at least one step, not {steps}")
     levels = grid.levels(schedule, steps)
+    if levels[0] == schedule.t_clean:
+        raise ValueError(f"the grid starts at {levels[0]:g}, clean data, where there is nothing to sample")
     for i, t in enumerate(levels):
         if not math.isfinite(t):
             raise ValueError(f"level {i} of the grid is {t}: levels must be finite")

@@ -55,13 +55,23 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Launch `opening`, then for each step its calls and its launch. `table`: float64 coefficients, executors round them once."""
+    """Launch `opening`, then for each step its calls and its launch. `table`: float64 coefficients, `table32` the same rounded once."""
 
     slots: tuple[Slot, ...]
     opening: Launch
     steps: tuple[tuple[tuple[Call, ...], Launch], ...]
     table: npt.NDArray[np.float64]
     draws: int
+
+    @property
+    def table32(self) -> npt.NDArray[np.float32]:
+        """The coefficients in float32, a new array. Raises ValueError for one that float32 cannot hold."""
+        largest = float(np.abs(self.table).max())
+        if largest > float(np.finfo(np.float32).max):
+            raise ValueError(
+                f"a coefficient of this plan is {largest:g}, beyond float32: use dtype=torch.float64, or a shorter range of levels"
+            )
+        return self.table.astype(np.float32)
 
     @property
     def launches(self) -> tuple[Launch, ...]:
@@ -171,6 +181,8 @@ def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: boo
         read = list(dict.fromkeys(name for terms in rows.values() for name in terms))
         sources = [name for name in read if name in memory.held]
         draws = [name for name in read if name not in memory.held]
+        if not all(name == "noise" or name[0] == "z" for name in draws):
+            raise ValueError(f"launch {index} reads {', '.join(draws)}, of which not all are draws")
         place = {name: p for p, name in enumerate([*sources, *draws])}
         slots = tuple(memory.held[name] for name in sources)
         for name in [name for name in memory.held if last.get(name, -1) <= index and name not in caller]:

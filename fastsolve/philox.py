@@ -41,6 +41,8 @@ def sample_seeds(seed: int | Iterable[int], batch: int) -> UInt64s:
 
     Raises TypeError for anything but ints and ValueError for a sequence whose length is not `batch`.
     """
+    if isinstance(seed, bytes | str | set | frozenset | dict):
+        raise TypeError(f"seed must be an int or one int per sample, not {type(seed).__name__}")
     if isinstance(seed, Iterable) and getattr(seed, "shape", None) != ():
         given = [_as_int(s) for s in seed]
         if len(given) != batch:

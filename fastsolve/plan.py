@@ -137,10 +137,15 @@ def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
 
 def _verify(plan: Plan) -> None:
     """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
-    known, calls = {"x0"}, 0
+    known, calls, before = {"x0"}, 0, None
     if not 0.0 < plan.start_std < math.inf:
         raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
     for op in plan.ops:
+        if isinstance(op, Update) and isinstance(before, Update):
+            raise PlanError(
+                f"two updates in a row: {op.rows[0].out if op.rows else 'the second'} belongs to the update before it"
+            )
+        before = op
         if isinstance(op, Eval):
             calls += 1
             if op.x not in known:
@@ -170,5 +175,7 @@ def _verify(plan: Plan) -> None:
             known.add(name)
     if plan.out not in known:
         raise PlanError(f"the result {plan.out} is never written")
+    if isinstance(before, Eval):
+        raise PlanError(f"nothing is computed from the last call, {before.d}")
     if not calls:
         raise PlanError("a plan without a model call samples nothing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 
 from fastsolve import grids, predictions, schedules, solvers
@@ -41,24 +42,20 @@ def make_plan(
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
     schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type.
     """
+    if not isinstance(solver, str):
+        raise TypeError(f"solver must be a name of list_solvers(), not {solver!r}")
     law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
     layout = grids.get(grid, law)
-    if guidance is not None and not math.isfinite(guidance):
-        raise ValueError(f"guidance must be a finite scale, not {guidance}")
-    chosen = tuple(sorted((name, _frozen(value)) for name, value in (options or {}).items()))
-    _check_options(solver, chosen)
+    if guidance is not None and (
+        isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance)
+    ):
+        raise ValueError(f"guidance must be a finite scale, not {guidance!r}")
+    chosen = _options(solver, options)
     count = _steps(layout, steps, nfe)
     if count is None:
         return _budgeted(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
     return _written(solver, law, layout, count, meaning, guidance, chosen)
-
-
-def _frozen(value: object) -> object:
-    """An option's value as one that can be hashed: plans are cached. Lists become tuples, dicts tuples of pairs."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((name, _frozen(v)) for name, v in value.items()))
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
@@ -78,30 +75,55 @@ def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
 
 
 def _positive(name: str, value: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
+    count = operator.index(value)  # type: ignore[arg-type]
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+    return count
 
 
-def _check_options(name: str, options: Options) -> None:
+def _options(name: str, options: Mapping[str, object] | None) -> Options:
+    """The options of a solver, checked against its own and in an order and form by which plans can be cached."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict of a solver's keyword arguments, not {options!r}")
     known = {**solvers.get(name).options, "denoise_final": False}
-    for option, value in options:
+    for option, value in (options or {}).items():
         if option not in known:
-            near = difflib.get_close_matches(option, known, 1, 0.0)
+            near = difflib.get_close_matches(str(option), known, 1, 0.0)
             raise ValueError(
                 f"{name} has no option {option!r}; nearest is {near[0]!r}; it has {', '.join(sorted(known))}"
             )
-        default = known[option]
-        if isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise TypeError(f"option {option} of {name} must be True or False, not {value!r}")
-        elif isinstance(default, float) or option in _AT_LEAST_0:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"option {option} of {name} must be a number, not {value!r}")
-            if math.isnan(value) or (option in _AT_LEAST_0 and value < 0):
-                raise ValueError(f"option {option} of {name} must be at least 0, not {value}")
+        _check_value(name, option, value, known[option])
+    chosen = tuple(sorted((option, _frozen(value)) for option, value in (options or {}).items()))
+    try:
+        hash(chosen)
+    except TypeError:
+        raise TypeError(f"an option of {name} has a value that cannot be a key: {dict(chosen)}") from None
+    return chosen
+
+
+def _check_value(name: str, option: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"option {option} of {name} must be True or False, not {value!r}")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise TypeError(f"option {option} of {name} must be a name, like {default!r}, not {value!r}")
+    elif isinstance(default, float) or option in _AT_LEAST_0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"option {option} of {name} must be a number, not {value!r}")
+        if option in _AT_LEAST_0 and not value >= 0:
+            raise ValueError(f"option {option} of {name} must be at least 0, not {value}")
+        if math.isnan(value):
+            raise ValueError(f"option {option} of {name} must be a number, not nan")
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples and dicts as tuples of pairs, which can be keys."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(name), _frozen(v)) for name, v in value.items()))
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @functools.lru_cache(maxsize=256)
@@ -145,8 +167,6 @@ def _written(
     options: Options,
 ) -> Plan:
     nodes = grids.nodes(grid, schedule, steps)
-    if nodes[0].sigma == 0.0:
-        raise ValueError("the grid starts at sigma = 0, where there is nothing to sample")
     chosen = dict(options)
     denoise_final = chosen.pop("denoise_final", False)
     draft = Draft(schedule, prediction, guidance)

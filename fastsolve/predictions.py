@@ -112,6 +112,14 @@ class EDM(Prediction):
         return 1.0 / math.hypot(node.sigma, node.alpha * self.sigma_data) if self.scaled_input else 1.0
 
 
+_ELSEWHERE = {
+    "epsilon": "eps",
+    "sample": "x0",
+    "v_prediction": "v",
+    "flow_prediction": "flow",
+    "velocity": "flow",
+    "data": "x0",
+}
 _NAMED = {p.name: p for p in (X0(), Eps(), V(), Flow(), Score(), EDM())}
 
 
@@ -128,5 +136,5 @@ def get(prediction: str | Prediction, sigma_data: float | None = None) -> Predic
         return EDM(sigma_data)
     if prediction in _NAMED:
         return _NAMED[prediction]
-    near = difflib.get_close_matches(str(prediction), _NAMED, 1, 0.0)
-    raise ValueError(f"unknown prediction {prediction!r}: known are {', '.join(_NAMED)}; nearest is {near[0]!r}")
+    near = _ELSEWHERE.get(prediction) or difflib.get_close_matches(prediction, _NAMED, 1, 0.0)[0]
+    raise ValueError(f"unknown prediction {prediction!r}: known are {', '.join(_NAMED)}; nearest is {near!r}")

@@ -286,8 +286,8 @@ def test_flow_shift_moves_every_level() -> None:
         ([1.2, 0.5], VP(), "level 1.2 is outside the schedule 'vp', whose clock runs from 0 to 1"),
         ([0.5, -0.5], Flow(), "level -0.5 is outside the schedule 'flow', whose clock runs from 0 to 1"),
         ([10.0, -0.5], SD, "level -0.5 of a table: below index 0 there is only -1, clean data"),
-        ([1.0], VP(), "a grid needs at least one step, not 0"),
-        ([], VP(), "a grid needs at least one step, not -1"),
+        ([1.0], VP(), "a grid needs at least two levels, a start and an end, not [1.0]"),
+        ([], VP(), "a grid needs at least two levels, a start and an end, not []"),
     ],
 )
 def test_bad_levels_are_refused(values: list[float], law: Schedule, text: str) -> None:

@@ -18,7 +18,7 @@ class Eager(Backend):
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         self._launches, self._setting, self._tensors = program.launches, setting, tensors
         exact = setting.dtype == torch.float64
-        self._table = (program.table if exact else program.table.astype(np.float32)).tolist()
+        self._table = (program.table if exact else program.table32).tolist()
         self._seeds = np.zeros(setting.batch, np.uint64)
 
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:

@@ -18,7 +18,7 @@ class Fused(Backend):
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         device = setting.device
         self._launches, self._setting, self._tensors = program.launches, setting, tensors
-        self._table = torch.from_numpy(program.table.astype(np.float32)).to(device)
+        self._table = torch.from_numpy(program.table32).to(device)
         draws = [draw for launch in program.launches for draw in launch.draws]
         self._draws = torch.tensor(draws or [(0, 0)], dtype=torch.int32).to(device)
         self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()

@@ -18,7 +18,7 @@ class Native(Backend):
     """One `_C.Program`; it keeps addresses, and the loop keeps what they point to alive."""
 
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
-        self._table = program.table.astype(np.float32)
+        self._table = program.table32
         self._seeds = np.zeros(setting.batch, np.uint64)
         updates = [
             (list(launch.sources), list(launch.draws), [(row.out, list(row.terms), row.offset) for row in launch.rows])

@@ -84,7 +84,8 @@ class Run:
         self._backend = make(program, setting, self._tensors)
         left = iter(clocks)
         self._steps = [
-            (index, [(call, next(left)) for call in calls]) for index, (calls, _) in enumerate(program.steps, start=1)
+            (index, [(call, next(left)) for call in calls], dead)
+            for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1)
         ]
 
     def __call__(
@@ -107,12 +108,12 @@ class Run:
         tensors, number = self._tensors, 0
         try:
             launch(0)
-            for index, calls in self._steps:
+            for index, calls, dead in self._steps:
                 for call, clock in calls:
                     number += 1
                     x = tensors[call.x]
                     assert x is not None
-                    version = x._version
+                    version, told = x._version, clock._version
                     for model, slot in zip(models, call.raws, strict=True):
                         raw = self._checked(model(x, clock), slot, call, number)
                         if check_finite and not bool(raw.isfinite().all()):
@@ -123,9 +124,13 @@ class Run:
                         raise ValueError(
                             f"{self._which(call, number)} changed its input in place: x belongs to the sampler"
                         )
+                    if clock._version != told:
+                        clock.fill_(call.t)  # a model that scales its t in place harms nobody but the next run
                     if on_call is not None:
                         on_call()
                 launch(index)
+                for slot in dead:
+                    tensors[slot] = None
         finally:
             for slot, kind in enumerate(self._kinds):
                 if kind not in ("state", "input"):
@@ -138,7 +143,7 @@ class Run:
         self._backend.bind(slot, tensor)
 
     def _which(self, call: Call, number: int) -> str:
-        return f"model call {number} of {sum(len(calls) for _, calls in self._steps)} (t = {call.t:g})"
+        return f"model call {number} of {sum(len(calls) for _, calls, _ in self._steps)} (t = {call.t:g})"
 
     def _checked(self, raw: Tensor, slot: int, call: Call, number: int) -> Tensor:
         """The raw output, contiguous and not in a buffer that a launch will write."""
@@ -164,3 +169,16 @@ class Run:
                         "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
                     )
         return raw
+
+
+def _last_reads(program: Program) -> list[list[int]]:
+    """For each step the raw slots that no later launch reads: their tensors can go."""
+    live: set[int] = set()
+    dead = []
+    for calls, launch in reversed(program.steps):
+        held = {slot for call in calls for slot in call.raws} | {
+            s for s in launch.sources if program.slots[s].kind == "raw"
+        }
+        dead.append([slot for slot in held if slot not in live])
+        live = (live | held) - {slot for call in calls for slot in call.raws}
+    return dead[::-1]

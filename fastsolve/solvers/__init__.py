@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fastsolve.draft import Draft
@@ -38,6 +38,17 @@ class Solver:
     def write(self, draft: Draft, grid: Grid, options: Mapping[str, object]) -> Form:
         """The solver's text on a draft; returns the form of the final state."""
         return self.text(draft, grid, **options)
+
+
+def one_of(option: str, value: str, allowed: Iterable[str]) -> str:
+    """The value of an option that takes one of a few names. Raises ValueError that names them and the nearest."""
+    names = list(allowed)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, 1, 0.0)
+        raise ValueError(
+            f"{option} must be one of {', '.join(map(repr, names))}, not {value!r}; nearest is {near[0]!r}"
+        )
+    return value
 
 
 _registry: dict[str, Solver] = {}

@@ -8,7 +8,7 @@ from itertools import pairwise
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import decay
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
 
 
 @solver("dpmpp_2m", order=2, source="arXiv 2211.01095, algorithm 2")
@@ -40,8 +40,7 @@ def dpmpp_2m_sde(
 
 def _two_point(draft: Draft, grid: Grid, eta: float, s_noise: float, variant: str, lower_order_final: bool) -> Form:
     """Exact integral of the linear extrapolant of D in lambda (heun), or its midpoint form; h = inf at the ends is no special case."""
-    if variant not in ("midpoint", "heun"):
-        raise ValueError(f"variant must be 'midpoint' or 'heun', not {variant!r}")
+    one_of("variant", variant, ("midpoint", "heun"))
     x, before = draft.start, None
     for i, (s, t) in enumerate(pairwise(grid)):
         d, h = draft.denoised(s, x), t.lam - s.lam

@@ -14,7 +14,7 @@ from itertools import pairwise
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, seeds_official, solver
+from fastsolve.solvers import Grid, one_of, seeds_official, solver
 from fastsolve.solvers.heun import churned
 from fastsolve.solvers.seeds_forms import Parametrisation, parametrisation
 
@@ -33,12 +33,6 @@ def _stage(draft: Draft, p: Parametrisation, state: Form, node: Node) -> Form:
     """M at a stage: the model is called there."""
     x = draft.keep(state)
     return p.output(x, draft.denoised(node, x), node)
-
-
-def _chosen(variant: str, known: dict[str, bool]) -> bool:
-    if variant not in known:
-        raise ValueError(f"variant must be one of {', '.join(map(repr, known))}, not {variant!r}")
-    return known[variant]
 
 
 @solver("seeds1", order=1, weak_order=1, stochastic=True, source=f"{SOURCE}, SEEDS-1")
@@ -88,7 +82,7 @@ def seeds2(
     step, as published: wrong unless r = 1/2 (see `seeds_official`).
     """
     p, z_s = parametrisation(form, eta, sigma_data, draft.schedule), s_noise
-    phi_1 = _chosen(variant, {"phi_1": True, "phi_2": False, "2a": True, "2b": False})
+    phi_1 = one_of("variant", variant, ("phi_1", "phi_2", "2a", "2b")) in ("phi_1", "2a")
     if not 0.0 < r <= 1.0:
         raise ValueError(f"r must lie in (0, 1], not {r}")
     official = seeds_official.checked(compat, p, r == 0.5)
@@ -133,7 +127,7 @@ def seeds3(
     in noise form its stage noise has the wrong size and correlation (see `seeds_official`).
     """
     p, c, z_s = parametrisation(form, eta, sigma_data, draft.schedule), (r1, r2), s_noise
-    linear = _chosen(variant, {"3a": True, "3b": False})
+    linear = one_of("variant", variant, ("3a", "3b")) == "3a"
     if not 0.0 < r1 < r2 <= 1.0:
         raise ValueError(f"0 < r1 < r2 <= 1 is needed, not r1 = {r1}, r2 = {r2}")
     official = seeds_official.checked(compat, p, c == (1.0 / 3.0, 2.0 / 3.0))

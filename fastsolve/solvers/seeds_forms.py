@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fastsolve.forms import Form
 from fastsolve.integrals import decay, growth
 from fastsolve.schedules import Node, Schedule
+from fastsolve.solvers import one_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class EDM(Parametrisation):
     sigma_data: float
 
     def __post_init__(self) -> None:
+        d = self.sigma_data
+        if isinstance(d, bool) or not isinstance(d, int | float) or not 0.0 < d < math.inf:
+            raise ValueError(f"sigma_data must be a positive and finite number, not {d!r}")
         if self.eta not in (0.0, 1.0):
             raise ValueError(f"SEEDS in EDM form have eta 0 or 1, not {self.eta}: other values have no closed form")
 
@@ -141,8 +145,7 @@ _FORMS = {"data": "data", "x0": "data", "noise": "noise", "eps": "noise", "edm":
 
 def parametrisation(form: str, eta: float, sigma_data: float | None, schedule: Schedule) -> Parametrisation:
     """The parametrisation of a name: "data" (or "x0"), "noise" ("eps"), "edm" ("F"). Raises ValueError for others and for eta < 0."""
-    if form not in _FORMS:
-        raise ValueError(f"form must be 'data', 'noise' or 'edm', not {form!r}")
+    one_of("form", form, _FORMS)
     if not 0.0 <= eta < math.inf:
         raise ValueError(f"eta must be at least 0 and finite, not {eta}")
     if _FORMS[form] == "edm":

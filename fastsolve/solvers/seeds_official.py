@@ -15,6 +15,7 @@ import math
 
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
+from fastsolve.solvers import one_of
 from fastsolve.solvers.seeds_forms import Data, Noise, Parametrisation
 
 
@@ -22,8 +23,7 @@ def checked(compat: str | None, p: Parametrisation, default_nodes: bool) -> bool
     """Whether the published behaviour is asked for. Raises ValueError where there is none to reproduce."""
     if compat is None:
         return False
-    if compat != "official":
-        raise ValueError(f"compat must be None or 'official', not {compat!r}")
+    one_of("compat", compat, ("official",))
     if p.eta != 1.0:
         raise ValueError(f"compat='official' exists for eta = 1 only, not {p.eta}")
     if not isinstance(p, Data | Noise):
