@@ -244,6 +244,11 @@ def test_flow_sde_has_the_noise_of_flow_grpo() -> None:
     expected = [0.7 * math.sqrt(t / (1.0 - u)) * math.sqrt(dt) for t, u, dt in ((1.0, 0.8, 0.2), (0.8, 0.8, 0.3))]
     assert stds == pytest.approx([*expected, 0.0])
     assert plan.draws == 2
+    for row, t, std, dt in zip(plan.rows(), (1.0, 0.8), expected, (-0.2, -0.3), strict=False):
+        g2 = std**2 / -dt
+        v = (1.0 + g2 * (1.0 - t) / (2.0 * t)) * dt  # x + g^2/(2t) dt x + (1 + g^2 (1 - t)/(2t)) dt v, v = (x - x0)/t
+        x, d, _ = (c for _, c in row.terms)
+        assert (x, d) == pytest.approx((1.0 + g2 / (2.0 * t) * dt + v / t, -v / t))
 
 
 def test_inner_levels_of_the_grid_are_model_calls() -> None:
