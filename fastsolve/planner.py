@@ -59,13 +59,6 @@ def make_plan(
     return _written(solver, law, layout, count, meaning, guidance, chosen)
 
 
-def _frozen(value: object) -> object:
-    """An option's value as one that can be hashed: plans are cached. Lists become tuples, dicts tuples of pairs."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((name, _frozen(v)) for name, v in value.items()))
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
-
-
 def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
     """The number of steps, or None where a budget decides."""
     if isinstance(grid, Explicit):

@@ -12,7 +12,7 @@ from fastsolve.schedules import Node, Schedule
 from fastsolve.solvers import Grid, get, solver
 from fastsolve.solvers.dpm_solver import dpm_solver_2
 from fastsolve.solvers.dpmpp_single import dpmpp_2s
-from fastsolve.solvers.restart import raised
+from fastsolve.solvers.restart import options_of, raised
 
 
 def down_from(schedule: Schedule, s: Node, t: Node, eta: float) -> Node:
@@ -58,16 +58,15 @@ def ancestral(
     base, base_options: a deterministic single-step solver. eta: 0 is the base itself, 1 the posterior's variance. s_noise: factor on
     the noise.
     """
-    fact, options = get(base), dict(base_options)
+    fact = get(base)
+    options = options_of(fact, base_options)
     if fact.order > fact.stages:
         raise ValueError(f"ancestral needs a single-step base, but {base!r} remembers earlier steps")
-    if base == "restart" or (fact.stochastic and options.get("eta") != 0.0):
+    noisy = any(options.get(name, fact.options.get(name)) for name in ("eta", "s_churn"))
+    if base == "restart" or noisy or (fact.stochastic and "eta" not in fact.options):
         raise ValueError(
-            f"ancestral needs a deterministic base, but {base!r} adds noise of its own (eta = 0 in base_options?)"
+            f"ancestral needs a deterministic base, but {base!r} adds noise of its own: eta and s_churn of a base must be 0"
         )
-    for option in options:
-        if option not in fact.options:
-            raise ValueError(f"{base} has no option {option!r}; it has {', '.join(sorted(fact.options)) or 'none'}")
     return renoised(draft, grid, fact.text, options, eta, s_noise)
 
 

@@ -41,9 +41,9 @@ def euler_ancestral(draft: Draft, grid: Grid, *, eta: float = 1.0, s_noise: floa
     return x
 
 
-@solver("euler", order=1, source="arXiv 2206.00364, equation 3; k-diffusion sample_euler")
+@solver("euler", order=1, source="arXiv 2206.00364, equations 1 and 3; k-diffusion sample_euler")
 def euler(draft: Draft, grid: Grid) -> Form:
-    """Euler's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equation 3): DDIM with eta = 0, DPM-Solver-1."""
+    """Euler's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equations 1, 3): DDIM with eta = 0, DPM-Solver-1."""
     x = draft.start
     for s, t in pairwise(grid):
         x = draft.keep(ancestral_step(x, draft.denoised(s, x), draft.noise(), s, t, 0.0, 0.0))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
 
 
 @solver("ddpm", order=1, weak_order=1, stochastic=True, source="arXiv 2006.11239, algorithm 2, equations 6 and 7")
@@ -16,8 +16,7 @@ def ddpm(draft: Draft, grid: Grid, *, variance: str = "small", s_noise: float = 
 
     variance: "small", the posterior's for known data (DDIM with eta = 1), or "large", beta of the step. A step to sigma = 0 has no noise.
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"variance must be 'small' or 'large', not {variance!r}")
+    one_of("variance", variance, ("small", "large"))
     if any(abs(node.alpha**2 + node.sigma**2 - 1.0) > 1e-9 for node in grid):
         raise ValueError(
             f"ddpm needs a variance-preserving schedule: its beta says nothing of {draft.schedule.name!r}; "

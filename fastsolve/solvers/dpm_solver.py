@@ -8,14 +8,12 @@ from itertools import pairwise
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
 from fastsolve.solvers.seeds_forms import Parametrisation, parametrisation
 
 
 def taylor(variant: str) -> bool:
-    if variant not in ("dpm_solver", "taylor"):
-        raise ValueError(f"variant must be 'dpm_solver' or 'taylor', not {variant!r}")
-    return variant == "taylor"
+    return one_of("variant", variant, ("dpm_solver", "taylor")) == "taylor"
 
 
 def blocks(
@@ -28,8 +26,7 @@ def blocks(
     """
     if not all(a < b for a, b in pairwise((0.0, *nodes))) or not nodes[-1] <= 1.0:
         raise ValueError(f"inner nodes must increase within (0, 1], not {', '.join(map(str, nodes))}")
-    if inner not in ("lambda", "grid"):
-        raise ValueError(f"inner must be 'lambda' or 'grid', not {inner!r}")
+    one_of("inner", inner, ("lambda", "grid"))
     count = len(grid) - 1
     if orders is None:
         body = count - (inner == "grid" and (grid[-1].sigma == 0.0))
@@ -126,7 +123,7 @@ def dpm_solver_3(
 ) -> Form:
     """DPM-Solver-3 (Lu et al. 2022, arXiv 2206.00927, algorithm 2); a step at an end of lambda is first order.
 
-    r1, r2: inner nodes, 0 < r1 < r2 <= 1; order 3 needs r2 = 2/3, or variant "taylor". orders: of every step, 1 to 3, as in their
+    r1, r2: inner nodes, 0 < r1 < r2 <= 1; order 3 needs r2 = 2/3. orders: of every step, 1 to 3, as in their
     "fast" singlestep (3, 3, 2, 1). inner: "grid" takes the inner nodes from the grid (then a level is a model call).
     """
     p, by_taylor, x = parametrisation("noise", 0.0, None, draft.schedule), taylor(variant), draft.start

@@ -8,7 +8,7 @@ from itertools import pairwise
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
 
 
 def split(s: Node, t: Node, eta: float) -> tuple[float, float]:
@@ -35,8 +35,8 @@ def dpmpp_sde(
     """
     if not 0.0 < r <= 1.0:
         raise ValueError(f"r must lie in (0, 1], not {r}")
-    if compat not in (None, "k_diffusion"):
-        raise ValueError(f"compat must be None or 'k_diffusion', not {compat!r}")
+    if compat is not None:
+        one_of("compat", compat, ["k_diffusion"])
     x = draft.start
     for s, t in pairwise(grid):
         d = draft.denoised(s, x)

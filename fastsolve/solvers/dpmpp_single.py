@@ -45,7 +45,7 @@ def dpmpp_3s(
 ) -> Form:
     """DPM-Solver++(3S) (Lu et al. 2022, arXiv 2211.01095, the third order of its family); a step at an end of lambda is first order.
 
-    r1, r2: inner nodes, 0 < r1 < r2 <= 1; order 3 needs r2 = 2/3, or variant "taylor". orders: of every step, 1 to 3, as in their
+    r1, r2: inner nodes, 0 < r1 < r2 <= 1; order 3 needs r2 = 2/3. orders: of every step, 1 to 3, as in their
     "fast" singlestep (3, 3, 2, 1). inner: "grid" takes the inner nodes from the grid (then a level is a model call).
     """
     p, by_taylor, x = parametrisation("data", 0.0, None, draft.schedule), taylor(variant), draft.start

@@ -23,9 +23,9 @@ def velocity(x: Form, d: Form, node: Node) -> Form:
     return (x - (node.alpha + node.sigma) * d) / node.sigma
 
 
-@solver("flow_euler", order=1, source="arXiv 2209.03003, equation 1")
+@solver("flow_euler", order=1, source="arXiv 2209.03003, the ODE by Euler")
 def flow_euler(draft: Draft, grid: Grid) -> Form:
-    """Euler's method on the velocity (rectified flow: Liu, Gong & Liu 2022, arXiv 2209.03003, equation 1); it equals DDIM."""
+    """Euler's method on the velocity (rectified flow: Liu, Gong & Liu 2022, arXiv 2209.03003); it equals DDIM."""
     x = draft.start
     for s, t in pairwise(grid):
         (u, scale), (w, new) = clock(s), clock(t)
@@ -53,7 +53,7 @@ def flow_heun(draft: Draft, grid: Grid) -> Form:
 
 @solver("flow_sde", order=1, weak_order=1, stochastic=True, source="arXiv 2505.05470, equation 9")
 def flow_sde(draft: Draft, grid: Grid, *, eta: float = 0.245, s_noise: float = 1.0) -> Form:
-    """Marginal-preserving SDE of flow models (Flow-GRPO: Liu et al. 2025, arXiv 2505.05470), by Euler and Maruyama; no noise at the end.
+    """Marginal-preserving SDE of flow models (Flow-GRPO: Liu et al. 2025, arXiv 2505.05470), equation 9; our last step is the ODE's, without noise.
 
     dy = (v + g^2 eps / (2 u)) du + g dW with g^2 = 2 eta u / (1 - u): g = a sqrt(u / (1 - u)) with a^2 = 2 eta, a = 0.7 by default. eta is
     that of the other solvers: 0 the ODE, 1 the reverse SDE. A step from alpha = 0 takes g from its end, as their code does.

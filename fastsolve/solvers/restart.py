@@ -11,7 +11,7 @@ from numbers import Real
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node, Schedule, VPTable
-from fastsolve.solvers import Grid, get, solver
+from fastsolve.solvers import Grid, Solver, get, one_of, solver
 
 Run = Callable[[Form, Grid, float], Form]  # (state, grid, s_churn): a base solver with its options
 
@@ -39,14 +39,26 @@ def raised(draft: Draft, x: Form, low: Node, high: Node, s_noise: float) -> Form
     return draft.keep((high.alpha / low.alpha) * x + (n * s_noise) * draft.noise())
 
 
+def options_of(base: Solver, given: Mapping[str, object] | Sequence[tuple[str, object]]) -> dict[str, object]:
+    """The options of a wrapper's base solver. Raises ValueError for those it does not have and for what is no number where it has one."""
+    try:
+        options = dict(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"base_options must be a dict of options of {base.name!r}, not {given!r}") from None
+    for option, value in options.items():
+        if option not in base.options:
+            known = ", ".join(sorted(base.options)) or "none"
+            raise ValueError(f"{base.name} has no option {option!r}; it has {known}")
+        if isinstance(base.options[option], float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"option {option} of {base.name} must be a number, not {value!r}")
+    return options
+
+
 def _bound(draft: Draft, name: str, options: Mapping[str, object], shared: Mapping[str, float]) -> Run:
-    """A base solver as a function (x, grid, s_churn): options checked, the shared ones where it has them."""
+    """A base solver as a function (x, grid, s_churn), with the shared options where it has them."""
     base = get(name)
     if name == "restart":
         raise ValueError("restart cannot be its own base: intervals do not nest")
-    for option in options:
-        if option not in base.options:
-            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(sorted(base.options)) or 'none'}")
     given = {**{k: v for k, v in shared.items() if k in base.options}, **options}
 
     def run(x: Form, grid: Grid, s_churn: float) -> Form:
@@ -105,10 +117,8 @@ def jumps(
     schedule: Schedule, grid: Grid, intervals: Sequence[object], snap: str, inner_grid: str, power: float
 ) -> list[Jump]:
     """The intervals laid on a main grid, from noise to data. Raises ValueError for each that cannot be run as it is written."""
-    if snap not in ("t_min", "both", "none"):
-        raise ValueError(f"snap must be 't_min', 'both' or 'none', not {snap!r}")
-    if inner_grid not in ("karras", "linear"):
-        raise ValueError(f"inner_grid must be 'karras' or 'linear', not {inner_grid!r}")
+    one_of("snap", snap, ("t_min", "both", "none"))
+    one_of("inner_grid", inner_grid, ("karras", "linear"))
     if not 0.0 < power < math.inf:
         raise ValueError(f"rho must be positive and finite, not {power}")
     if not isinstance(intervals, Sequence) or isinstance(intervals, str):
@@ -169,7 +179,8 @@ def restart(
     snap: "t_min" to the nearest main level (as published), "both" (as webui), "none". inner_grid: "karras" with rho, or "linear" in the
     clock (rounded on tables, as their Stable Diffusion code). gamma: churn inside, s_churn outside, both between s_tmin and s_tmax.
     """
-    laid, options = jumps(draft.schedule, grid, intervals, snap, inner_grid, rho), dict(base_options)
+    laid = jumps(draft.schedule, grid, intervals, snap, inner_grid, rho)
+    options = options_of(get(base), base_options)
     orders, shared = options.pop("orders", None), {"s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
     if orders is not None and (not isinstance(orders, Sequence) or len(orders) != len(grid) - 1):
         raise ValueError(f"orders must have one entry for each of the {len(grid) - 1} main steps, not {orders!r}")
