@@ -1,6 +1,12 @@
 """fastsolve: samplers of diffusion and flow-matching models, compiled once into plans and run with one fused kernel per model call."""
 
-from fastsolve import grids as grids, models as models, predictions as predictions, schedules as schedules
+from fastsolve import (
+    calibrate as calibrate,
+    grids as grids,
+    models as models,
+    predictions as predictions,
+    schedules as schedules,
+)
 from fastsolve.api import Sampler as Sampler, cite as cite, list_solvers as list_solvers, sample as sample
 from fastsolve.denoiser import Denoiser as Denoiser
 from fastsolve.draft import Draft as Draft
