@@ -1,6 +1,7 @@
 """fastsolve: samplers of diffusion and flow-matching models, compiled once into plans and run with one fused kernel per model call."""
 
 from fastsolve import (
+    calibrate as calibrate,
     grids as grids,
     models as models,
     predictions as predictions,

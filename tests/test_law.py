@@ -53,6 +53,7 @@ LAW = {
     "executors": Row("kernels lower philox plan _C"),
     "executors/__init__": Row("kernels lower philox plan _C", discovers=True),
     "denoiser": Row("predictions schedules"),
+    "calibrate": Row("denoiser grids predictions schedules"),
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
     "adapters": Row("api denoiser predictions schedules"),

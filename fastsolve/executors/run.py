@@ -120,17 +120,22 @@ class Run:
                             raise ValueError(f"{self._which(call, number)} returned NaN or infinite values")
                         tensors[slot] = raw
                         bind(slot, raw)
+                        if clock._version != told:  # a model that scales its t in place spoils no other call
+                            clock.fill_(call.t)
+                            told = clock._version
                     if x._version != version:
                         raise ValueError(
                             f"{self._which(call, number)} changed its input in place: x belongs to the sampler"
                         )
-                    if clock._version != told:
-                        clock.fill_(call.t)  # a model that scales its t in place harms nobody but the next run
                     if on_call is not None:
                         on_call()
                 launch(index)
                 for slot in dead:
                     tensors[slot] = None
+        except BaseException:
+            if number and clock._version != told:
+                clock.fill_(call.t)
+            raise
         finally:
             for slot, kind in enumerate(self._kinds):
                 if kind not in ("state", "input"):
