@@ -53,7 +53,7 @@ def flow_heun(draft: Draft, grid: Grid) -> Form:
 
 @solver("flow_sde", order=1, weak_order=1, stochastic=True, source="arXiv 2505.05470, equation 9")
 def flow_sde(draft: Draft, grid: Grid, *, eta: float = 0.245, s_noise: float = 1.0) -> Form:
-    """Marginal-preserving SDE of flow models (Flow-GRPO: Liu et al. 2025, arXiv 2505.05470), equation 9; our last step is the ODE's, without noise.
+    """Marginal-preserving SDE of flow models (Flow-GRPO: Liu et al. 2025, arXiv 2505.05470, equation 9); the last step is the ODE's.
 
     dy = (v + g^2 eps / (2 u)) du + g dW with g^2 = 2 eta u / (1 - u): g = a sqrt(u / (1 - u)) with a^2 = 2 eta, a = 0.7 by default. eta is
     that of the other solvers: 0 the ODE, 1 the reverse SDE. A step from alpha = 0 takes g from its end, as their code does.
