@@ -120,6 +120,13 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
             raise ValueError(f"option {option} of {name} must be a number, not nan")
 
 
+def _frozen(value: object) -> object:
+    """Lists as tuples and dicts as tuples of pairs, which can be keys."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(name), _frozen(v)) for name, v in value.items()))
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
 @functools.lru_cache(maxsize=256)
 def _budgeted(
     solver: str,
