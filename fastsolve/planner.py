@@ -43,7 +43,7 @@ def make_plan(
     """
     law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
-    layout = grids.get(grid, law)
+    layout = grids.get(grid, law).for_order(solvers.get(solver).order)
     if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"guidance must be a finite scale, not {guidance}")
     chosen = tuple(sorted((options or {}).items()))

@@ -46,7 +46,9 @@ def test_plan_is_what_make_plan_prints() -> None:
 def test_example_solver_is_dpmpp_2m(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solvers, "_registry", dict(solvers._registry))
     exec(block("def my_2m"), {})
-    ours, theirs = (fastsolve.make_plan(name, schedule="edm", grid=[80.0, 9.0, 1.0, 0.1, 0.0]) for name in ("my_2m", "dpmpp_2m"))
+    ours, theirs = (
+        fastsolve.make_plan(name, schedule="edm", grid=[80.0, 9.0, 1.0, 0.1, 0.0]) for name in ("my_2m", "dpmpp_2m")
+    )
     x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     results = [
         fastsolve.sample(
