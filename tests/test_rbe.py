@@ -158,6 +158,18 @@ def test_a_pilot_without_probes_needs_no_gradients() -> None:
     assert len(grids.nodes(pilot, VP(), 6)) == 7
 
 
+def test_bad_pilots_are_refused() -> None:
+    denoiser = mixture_denoiser(VP())
+    with pytest.raises(ValueError, match=r"^sigma_max of a pilot must be positive and finite, not -1.0$"):
+        calibrate.rbe_pilot(denoiser, sigma_max=-1.0)
+    with pytest.raises(ValueError, match=r"^a pilot needs at least 4 levels and 0 probes, not 3 and 4$"):
+        calibrate.rbe_pilot(denoiser, levels=3)
+    with pytest.raises(TypeError, match=r"^calibration needs a Denoiser, which states schedule and prediction"):
+        calibrate.rbe_pilot(denoiser.model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^a pilot's levels increase in lam"):
+        RBEPilot((0.0, 1.0, 1.0, 2.0), (1.0,) * 4, (1.0,) * 4)
+
+
 def test_a_pilot_follows_the_guided_model() -> None:
     law, problem = VP(), golden_mixture()
     model = problem.model(law, "eps")
