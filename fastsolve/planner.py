@@ -47,7 +47,7 @@ def make_plan(
         raise TypeError(f"solver must be a name of list_solvers(), not {solver!r}")
     law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
-    layout = grids.get(grid, law)
+    layout = grids.get(grid, law).for_order(solvers.get(solver).order)
     if guidance is not None and (
         isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance)
     ):

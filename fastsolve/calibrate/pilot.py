@@ -50,6 +50,8 @@ def rbe_pilot(
     field = field_of(denoiser, model_kwargs, guidance)
     if levels < 4 or probes < 0:
         raise ValueError(f"a pilot needs at least 4 levels and 0 probes, not {levels} and {probes}")
+    if sigma_max is not None and not 0.0 < sigma_max < math.inf:
+        raise ValueError(f"sigma_max of a pilot must be positive and finite, not {sigma_max}")
     law = field.schedule
     top = law.node(law.t_max)
     high = top.lam if sigma_max is None and top.alpha else -math.log(sigma_max or _TOP)

@@ -81,7 +81,10 @@ class Spacing(Grid):
             return [float(size - 1 - int(i * size / count)) for i in range(count)]
         if self.kind == "quad":
             roots = spaced(math.sqrt(0.8 * size), 0.0, count)
-            return [float(int(0.8 * size)), *(float(int(root**2)) for root in roots[1:])]
+            levels = [float(int(0.8 * size)), *(float(int(root**2)) for root in roots[1:])]
+            if len(set(levels)) < count:
+                raise ValueError(f"{count} levels of 'quad' repeat indices of a table of {size}")
+            return levels
         return [float(round(size - i * size / count) - 1) for i in range(count)]
 
     def _continuous(self, schedule: Schedule, count: int) -> list[float]:

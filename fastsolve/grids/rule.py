@@ -102,9 +102,9 @@ class Range(Grid):
 
     def clocks(self, schedule: Schedule, lams: Sequence[float], to_end: bool = True) -> list[float]:
         """Clock values of lams, from the top of the range to its end (unless not to_end); an end that is the schedule's is exact."""
-        clocks = [schedule.at_lam(lam).t if lam > -math.inf else schedule.t_max for lam in lams]
-        if self.sigma_max is None:
-            clocks[0] = schedule.t_max
-        if self.sigma_min is None and to_end and len(clocks) > 1:
-            clocks[-1] = schedule.t_min
-        return clocks
+        first = self.sigma_max is None
+        last = len(lams) - 1 if self.sigma_min is None and to_end and len(lams) > 1 else None
+        return [
+            schedule.t_max if first and i == 0 else schedule.t_min if i == last else schedule.at_lam(lam).t
+            for i, lam in enumerate(lams)
+        ]
