@@ -25,13 +25,13 @@ class Draft:
         self._ops: list[Eval | Update] = []
         self._pending: dict[str, dict[str, float]] = {}  # rows of the next update, over what is already computed
         self._tensors = self._draws = 0
-        self._mixing: tuple[tuple[float, ...], ...] | None = None
+        self._variables: tuple[tuple[float, ...], ...] = ()
         self.calls = 0
 
     def starts(self, mixing: Sequence[Sequence[float]]) -> tuple[Form, ...]:
         """Several start tensors, for a state of several variables: from noise, tensor i is sum_j mixing[i][j] * unit noise j."""
-        self._mixing = tuple(tuple(row) for row in mixing)
-        return tuple(Form({name: 1.0}) for name in start_names(len(self._mixing)))
+        self._variables = tuple(tuple(row) for row in mixing)
+        return tuple(Form({name: 1.0}) for name in start_names(len(self._variables)))
 
     def denoised(self, node: Node, form: Form) -> Form:
         """The model's data prediction of the state `form` at `node`: one model call. Raises ValueError where it has none."""
@@ -72,11 +72,10 @@ class Draft:
             out = self._tensor(form)
         self._flush(out)
         ops, live = _alive(self._ops, out)
-        mixing = self._mixing or ((start_std,),)
-        starts = start_names(len(mixing))
+        starts = start_names(max(1, len(self._variables)))
         if len(live.union(starts)) < len(starts) + self._tensors + self.calls + self._draws:
             ops, out = _renamed(ops, out, starts)
-        return Plan(solver, self.schedule.name, mixing, tuple(ops), out)
+        return Plan(solver, self.schedule.name, start_std, tuple(ops), out, self._variables)
 
     def _name(self, form: Form) -> str:
         """The symbol of a form: itself if it is a tensor, else a new row of the next update."""

@@ -26,15 +26,17 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler's program. `start`: how its start tensors x0, s1, s2 ... come from as many unit noises, row by row (mostly one number,
-    the scale of the noise); `out`: the symbol of the result.
+    """A sampler's program. `start_std`: the scale of the noise x0 starts from; `out`: the symbol of the result.
+
+    variables: for solvers of several variables, how the start tensors x0, s1, s2 ... come from as many unit noises, row by row.
     """
 
     solver: str
     schedule: str
-    start: tuple[tuple[float, ...], ...]
+    start_std: float
     ops: Ops
     out: str
+    variables: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _verify(self)
@@ -43,16 +45,28 @@ class Plan:
         return self._hash
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Plan, (self.solver, self.schedule, self.start, self.ops, self.out)  # a hash holds in one process only
+        return Plan, (
+            self.solver,
+            self.schedule,
+            self.start_std,
+            self.ops,
+            self.out,
+            self.variables,
+        )  # a hash holds in one process only
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.solver, self.schedule, self.start, self.ops, self.out))
+        return hash((self.solver, self.schedule, self.start_std, self.ops, self.out, self.variables))
 
     @cached_property
     def evals(self) -> tuple[Eval, ...]:
         """The model calls, in order."""
         return tuple(op for op in self.ops if isinstance(op, Eval))
+
+    @property
+    def start(self) -> tuple[tuple[float, ...], ...]:
+        """How the start tensors come from unit noises: `variables`, or one tensor scaled by start_std."""
+        return self.variables or ((self.start_std,),)
 
     @cached_property
     def nfe(self) -> int:
@@ -104,7 +118,8 @@ class Plan:
         body = {
             "solver": self.solver,
             "schedule": self.schedule,
-            "start": [list(row) for row in self.start],
+            "start_std": self.start_std,
+            "variables": [list(row) for row in self.variables],
             "ops": [
                 {"eval": [op.d, op.x, op.t, op.alpha, op.sigma, op.a, list(op.b), op.scale]}
                 if isinstance(op, Eval)
@@ -130,7 +145,8 @@ class Plan:
             raise PlanError("the plan was altered after it was saved: its checksum does not fit")
         try:
             ops = tuple(_op(item) for item in body["ops"])
-            return Plan(body["solver"], body["schedule"], tuple(map(tuple, body["start"])), ops, body["out"])
+            variables = tuple(map(tuple, body["variables"]))
+            return Plan(body["solver"], body["schedule"], body["start_std"], ops, body["out"], variables)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise (
                 error if isinstance(error, PlanError) else PlanError(f"a plan file that is no plan: {error!r}")
@@ -151,10 +167,12 @@ def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
 def _verify(plan: Plan) -> None:
     """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
     known, calls, before = set(start_names(len(plan.start))), 0, None
-    if not plan.start or not all(len(row) == len(plan.start) and any(row) for row in plan.start):
-        raise PlanError(f"start must be a square matrix without empty rows, not {plan.start}")
+    if not 0.0 < plan.start_std < math.inf:
+        raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
+    if not all(len(row) == len(plan.start) and any(row) for row in plan.start):
+        raise PlanError(f"variables must be a square matrix without empty rows, not {plan.variables}")
     if not math.isfinite(sum(map(sum, plan.start))):
-        raise PlanError(f"a number of start is not finite: {plan.start}")
+        raise PlanError(f"a number of variables is not finite: {plan.variables}")
     for op in plan.ops:
         if isinstance(op, Update) and isinstance(before, Update):
             raise PlanError(

@@ -18,7 +18,7 @@ from fastsolve.ops import Eval
 from problems import Gaussian, plane_mixture
 
 HIGH, LOW = 3.0, 0.15  # sigma / alpha: where data and noise interact
-MIDDLE = grids.UniformLogSNR(LOW, HIGH, final_zero=False)
+MIDDLE = grids.UniformLogSNR(sigma_min=LOW, sigma_max=HIGH, final_zero=False)
 MEAN, STD = 0.7, 0.35
 START = torch.tensor([[1.2, -2.0], [-3.0, 0.7], [0.4, 2.6], [2.0, 2.0]], dtype=torch.float64)
 Options = dict[str, object]

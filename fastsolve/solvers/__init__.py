@@ -18,7 +18,7 @@ Grid = tuple[Node, ...]
 Text = Callable[..., Form]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solver:
     """A registered solver and its declared facts, which the tests check.
 

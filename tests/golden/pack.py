@@ -21,7 +21,7 @@ Case = dict[str, Any]
 
 class Recording:
     def __init__(self, path: Path) -> None:
-        self.name = path.stem
+        self.name, self.path = path.stem, path
         with np.load(path) as file:
             arrays = {k: file[k] for k in file.files}
         self.meta = json.loads(str(arrays.pop("meta")))
@@ -330,7 +330,19 @@ def single_step(run: Recording) -> Case:
     return single_step_runs.single_step(run, k_diffusion, diffusers)
 
 
+def tada(run: Recording) -> Case:
+    """Not published code, which was not to be had: an implementation of its own, in the basis of derivatives, x_init [N, B, ...]."""
+    meta = run.meta
+    options = {"n_variables": meta["N"], "order": meta["order"], "last_var": meta["last_var"]}
+    case = run.case("tada", "flow" if "flow" in run.name else "ve", np.append(run.levels, 0.0), nfe=meta["NFE"], **options)
+    with np.load(run.path) as file:
+        case["x_init"] = file["x_init"][:, :2]
+    case["draws"], case["source"] = run.draws[:0], "own implementation of arXiv 2506.21757"
+    return case
+
+
 FAMILIES = {
+    "tada": (tada, ["tada_edm_*", "tada_flow_*"]),
     "seeds_official": (official_seeds, ["seeds_off_*"]),
     "seeds_comfyui": (comfy_seeds, ["seeds_comfy_seeds*", "seeds_comfy_expheun*"]),
     "seeds_corrected": (
