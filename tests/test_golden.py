@@ -73,7 +73,7 @@ def distance(name: str, prediction: str = "x0", **options: object) -> float:
     model = golden_mixture().model(schedule, prediction)
     ours = fastsolve.sample(
         model,
-        tuple(x_init.shape),
+        tuple(final.shape),
         solver=case["solver"],
         grid=case["grid"],
         schedule=schedule,

@@ -31,7 +31,7 @@ class Recording:
     def case(self, solver: str, schedule: Any, grid: np.ndarray, nfe: int | None = None, **options: Any) -> Case:
         return {
             "name": self.name,
-            "source": self.meta["source"].split(", seeds_ref.py")[0],
+            "source": self.meta.get("source", "").split(", seeds_ref.py")[0],
             "solver": solver,
             "schedule": schedule,
             "grid": [float(t) for t in grid],
@@ -334,7 +334,9 @@ def tada(run: Recording) -> Case:
     """Not published code, which was not to be had: an implementation of its own, in the basis of derivatives, x_init [N, B, ...]."""
     meta = run.meta
     options = {"n_variables": meta["N"], "order": meta["order"], "last_var": meta["last_var"]}
-    case = run.case("tada", "flow" if "flow" in run.name else "ve", np.append(run.levels, 0.0), nfe=meta["NFE"], **options)
+    case = run.case(
+        "tada", "flow" if "flow" in run.name else "ve", np.append(run.levels, 0.0), nfe=meta["NFE"], **options
+    )
     with np.load(run.path) as file:
         case["x_init"] = file["x_init"][:, :2]
     case["draws"], case["source"] = run.draws[:0], "own implementation of arXiv 2506.21757"
