@@ -33,8 +33,14 @@ def direction(n: int, last_var: float, tau: float) -> Array:
 
 def _rho(n: int, last_var: float, tau: float) -> float:
     """sigma / alpha that the model sees at tau."""
-    c = [math.factorial(k) * math.comb(n, k) * tau ** (n - k) for k in range(n)]
-    return float((1.0 - tau) ** n / np.linalg.norm(np.array(c) / noise_scales(n, last_var)))
+    gamma = sum(weight * tau ** (2 * (n - k)) for k, weight in enumerate(_squares(n, last_var)))
+    return (1.0 - tau) ** n / math.sqrt(gamma)
+
+
+@functools.lru_cache(maxsize=8)
+def _squares(n: int, last_var: float) -> tuple[float, ...]:
+    variances = [1.0] * (n - 1) + [last_var]
+    return tuple((math.factorial(k) * math.comb(n, k)) ** 2 / variance for k, variance in enumerate(variances))
 
 
 def time_of(n: int, last_var: float, rho: float) -> float:
