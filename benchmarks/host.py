@@ -14,17 +14,18 @@ from fastsolve import planner
 from fastsolve.lower import lower
 
 STEPS = 50
+SOLVERS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun", "seeds1", "seeds2", "seeds3", "deis", "unipc", "tada")
 
 
 def plans(report: Report) -> None:
     """A plan of 50 steps from scratch, its lowering, and the cached plan."""
-    for solver in fastsolve.list_solvers():
+    for solver in SOLVERS:
 
         def make(solver: str = solver) -> fastsolve.Plan:
             return fastsolve.make_plan(solver, schedule="edm", steps=STEPS)
 
         def fresh() -> None:
-            planner._written.cache_clear()
+            planner._plan.cache_clear()
             make()
 
         plan = make()
@@ -58,8 +59,8 @@ def main() -> None:
     torch.set_num_threads(1)
     report = Report("host")
     plans(report)
-    for solver in fastsolve.list_solvers():
-        report.add(f"between calls, {solver}, 256 elements", {"native, wall time": gaps(solver, 256)})
+    for solver in SOLVERS:
+        report.add(f"between calls, {solver}, 256 elements", {"native": gaps(solver, 256)}, "wall time")
     report.write()
 
 

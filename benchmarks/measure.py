@@ -52,7 +52,7 @@ class Report:
         self.name, self.rows = name, list[dict[str, object]]()
         print(f"{'case':38s} {'provider':28s} {'p20 us':>10s} {'p50 us':>10s} {'p80 us':>10s} {'ratio':>8s}")
 
-    def add(self, case: str, measured: dict[str, list[float]]) -> None:
+    def add(self, case: str, measured: dict[str, list[float]], metric: str = "thread time") -> None:
         """One case: quantiles by provider, ours first."""
         ours = next(iter(measured.values()))[1]
         for provider, (p20, p50, p80) in measured.items():
@@ -60,7 +60,7 @@ class Report:
                 {
                     "case": case,
                     "provider": provider,
-                    "metric": "thread time",
+                    "metric": metric,
                     "unit": "us",
                     "p20": p20,
                     "p50": p50,

@@ -57,7 +57,7 @@ def main() -> None:
         def make(
             name: str = name, schedule: str = schedule, options: dict[str, object] | None = options
         ) -> fastsolve.Plan:
-            planner._written.cache_clear()
+            planner._plan.cache_clear()
             return fastsolve.make_plan(name, schedule=schedule, steps=STEPS, options=options)
 
         plan = make()

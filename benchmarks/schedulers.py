@@ -91,6 +91,20 @@ def flow_euler(shape: tuple[int, ...]) -> list[tuple[str, Callable[[], object]]]
         return scheduler.step(raw[0], scheduler.timesteps[STEPS // 2], x)
 
     levels = [float(s) for s in scheduler.sigmas]
+    given = [torch.randn(shape) for _ in range(STEPS)]
+    state, outputs = x.clone(), iter(given)
+    for t, out in zip(scheduler.timesteps, given, strict=True):
+        state = scheduler.step(out, t, state).prev_sample
+    mine = fastsolve.sample(
+        lambda x, t: next(outputs),
+        solver="ddim",
+        schedule="flow",
+        prediction="flow",
+        grid=levels,
+        x_init=x,
+        executor="native",
+    )
+    torch.testing.assert_close(mine, state, rtol=1e-4, atol=1e-4)
     return [
         ("fastsolve native", ours("ddim", schedules.Flow(), "flow", levels, raw)),
         ("diffusers flow Euler step", theirs),

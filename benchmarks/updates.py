@@ -22,7 +22,7 @@ SIZES = (2**8, 2**14, 2**18, 2**20, 2**22)
 
 
 def native_update(sources: Sequence[Tensor], draws: Sequence[tuple[int, int]]) -> Callable[[], Tensor]:
-    """One row over all sources and draws, called as an executor calls it: with the address of a new raw output."""
+    """One row over all sources and draws, with the address of a new raw output, as between two calls of a model."""
     out = torch.zeros_like(sources[0])
     terms = range(len(sources) + len(draws))
     update = (range(len(sources)), draws, [(len(sources), terms, 0)])

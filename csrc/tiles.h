@@ -21,9 +21,9 @@ inline std::int64_t tiles_per_sample(std::int64_t size) { return (size + kTile -
 // Calls part(first, last) until the tiles 0 ... count - 1 are done, on this thread or on `threads`.
 template <class Part>
 void for_tiles(std::int64_t count, int threads, const Part& part) {
-  if (threads <= 1) return part(0, count);
   // Small shares, claimed as threads come free: one that is late or slow does not keep the others.
   constexpr std::int64_t kShare = 16;
+  if (threads <= 1 || count <= kShare) return part(0, count);
   struct Work {
     const Part& part;
     std::int64_t count;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -43,7 +44,8 @@ def sample(
 ) -> Tensor:
     """Samples of a model, [B, *shape] in `dtype`: one call of a new `Sampler`, whose arguments these are.
 
-    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape and device where they are left out.
+    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape (for solvers of one variable)
+    and device where they are left out.
     """
     if isinstance(x_init, Tensor):
         shape = tuple(x_init.shape) if shape is None else shape
@@ -138,7 +140,7 @@ class Sampler:
             input_dtype if input_dtype in (torch.float32, torch.float64) else dtype
         )  # bfloat16 turns 750 into 752
         self._levels = levels.to(self.setting.device, clock_dtype)[:, None]
-        self._idle: dict[tuple[bool, bool], list[Run]] = {}
+        self._idle: dict[tuple[bool, bool, int], list[Run]] = {}
 
     @torch.no_grad()
     def __call__(
@@ -153,26 +155,29 @@ class Sampler:
         """One batch of samples, [B, *shape], in a tensor that is the caller's.
 
         seed: an int (sample i is seeded by `philox.sample_seeds`), one int per sample, an int64 tensor [B], or a torch.Generator that
-        gives one per sample. x_init: the state at the first level, at its scale, instead of noise. noise: standard normals
+        gives one per sample. x_init: the state at the first level, at its scale, instead of noise; [N, B, *shape] for a
+        solver of N variables. noise: standard normals
         [B, *shape] in the order in which the solver draws, or a callable (draw index) -> tensor, instead of the seeded ones.
         model_kwargs: passed to every call of the model. progress: a tqdm bar over model calls.
         """
         setting = self.setting
         seeds = arguments.keys(seed, setting.batch)
-        if x_init is not None:
-            x_init = arguments.fitting("x_init", x_init, setting)
+        start = [] if x_init is None else arguments.given_start(x_init, len(self.plan.start), setting)
         draws = arguments.given_draws(noise, self.plan.draws, setting)
         models = arguments.branches(self.denoiser, model_kwargs or {}, len(self.plan.evals[0].b))
-        idle = self._idle.setdefault((x_init is not None, noise is not None), [])
+        # On a GPU a run's kernels may still be queued when it is given back: only its own stream may take it again.
+        on_gpu = setting.device.type == "cuda"
+        stream = torch.cuda.current_stream(setting.device).cuda_stream if on_gpu else 0
+        idle = self._idle.setdefault((x_init is not None, noise is not None, stream), [])
         try:
             run = idle.pop()
         except IndexError:
             run = self._run(x_init is not None, noise is not None)
+        nothing = contextlib.nullcontext()
+        device = torch.cuda.device(setting.device) if on_gpu else nothing
         try:
-            if not progress:
-                return run(models, seeds, x_init, draws, self._check_finite, None)
-            with arguments.progress_bar(self.plan.nfe, self.plan.solver) as bar:
-                return run(models, seeds, x_init, draws, self._check_finite, bar.update)
+            with device, arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else nothing as bar:
+                return run(models, seeds, start, draws, self._check_finite, None if bar is None else bar.update)
         finally:
             idle.append(run)
 

@@ -91,6 +91,18 @@ def keys(seed: Seed, batch: int) -> npt.NDArray[np.uint64]:
     return philox.sample_seeds(seed, batch)
 
 
+def given_start(x_init: Tensor, count: int, setting: Setting) -> list[Tensor]:
+    """The caller's start, one tensor per variable of the solver's state."""
+    if count == 1 and not (isinstance(x_init, Tensor) and x_init.dim() == len(setting.shape) + 1):
+        return [fitting("x_init", x_init, setting)]
+    if not isinstance(x_init, Tensor) or x_init.dim() == 0 or len(x_init) != count:
+        given = list(x_init.shape) if isinstance(x_init, Tensor) else type(x_init).__name__
+        raise ValueError(
+            f"this solver's state has {count} variable(s): x_init must be {[count, *setting.shape]}, not {given}"
+        )
+    return [fitting(f"x_init[{i}]", x, setting) for i, x in enumerate(x_init)]
+
+
 def fitting(name: str, tensor: Tensor, setting: Setting) -> Tensor:
     """A tensor of the caller, checked to have the run's shape, dtype and device, made contiguous."""
     if not isinstance(tensor, Tensor):

@@ -16,7 +16,8 @@ from fastsolve.schedules import Schedule
 class Denoiser:
     """A model `model(x, t, **kwargs) -> raw` with everything that sampling needs, so that no call has to repeat it.
 
-    model: x is [B, *shape] at the scale the prediction expects, t is [B] in the schedule's clock; raw is [B, *shape].
+    model: x is [B, *shape] at the scale the prediction expects, t is [B] in the schedule's clock; raw is [B, *shape]. x is the
+    sampler's buffer and will be written again: clone what is kept.
     schedule, prediction: names or objects of `fastsolve.schedules` and `fastsolve.predictions`.
     shape: of one sample, without the batch; None leaves it to the caller.
     device: where the model lives; None finds it from a module's parameters, else the CPU.

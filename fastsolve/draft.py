@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastsolve.forms import Form, FormError, merge
-from fastsolve.ops import Eval, Row, Update
+from fastsolve.ops import Eval, Row, Update, start_names
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Node, Schedule
@@ -25,7 +25,13 @@ class Draft:
         self._ops: list[Eval | Update] = []
         self._pending: dict[str, dict[str, float]] = {}  # rows of the next update, over what is already computed
         self._tensors = self._draws = 0
+        self._variables: tuple[tuple[float, ...], ...] = ()
         self.calls = 0
+
+    def starts(self, mixing: Sequence[Sequence[float]]) -> tuple[Form, ...]:
+        """Several start tensors, for a state of several variables: from noise, tensor i is sum_j mixing[i][j] * unit noise j."""
+        self._variables = tuple(tuple(row) for row in mixing)
+        return tuple(Form({name: 1.0}) for name in start_names(len(self._variables)))
 
     def denoised(self, node: Node, form: Form) -> Form:
         """The model's data prediction of the state `form` at `node`: one model call. Raises ValueError where it has none."""
@@ -33,7 +39,9 @@ class Draft:
             raise ValueError("the denoiser is asked at sigma = 0, where there is nothing to denoise")
         a, b = self._prediction.x0(node)
         w = self._guidance
-        weights = (b,) if w is None or w == 1.0 else (b * w, b * (1.0 - w))
+        weights = (
+            (b,) if w is None or w == 1.0 else (b * w, b * (1.0 - w))
+        )  # w = 0 still asks both: the branches stay in order
         x = self._flush(self._name(form))
         d = f"d{self.calls}"
         self.calls += 1
@@ -64,15 +72,16 @@ class Draft:
             out = self._tensor(form)
         self._flush(out)
         ops, live = _alive(self._ops, out)
-        if len(live | {"x0"}) < 1 + self._tensors + self.calls + self._draws:
-            ops, out = _renamed(ops, out)
-        return Plan(solver, self.schedule.name, start_std, tuple(ops), out)
+        starts = start_names(max(1, len(self._variables)))
+        if len(live.union(starts)) < len(starts) + self._tensors + self.calls + self._draws:
+            ops, out = _renamed(ops, out, starts)
+        return Plan(solver, self.schedule.name, start_std, tuple(ops), out, self._variables)
 
     def _name(self, form: Form) -> str:
         """The symbol of a form: itself if it is a tensor, else a new row of the next update."""
         if len(form.terms) == 1:
             ((name, c),) = form.terms.items()
-            if c == 1.0 and name[0] == "x":
+            if c == 1.0 and name[0] in "xs":
                 return name
         return self._tensor(form)
 
@@ -114,7 +123,7 @@ def _alive(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], set
     return kept[::-1], live
 
 
-def _renamed(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], str]:
+def _renamed(ops: list[Eval | Update], out: str, starts: list[str]) -> tuple[list[Eval | Update], str]:
     """The same with symbols that count from 0 without gaps; draws in the order in which the text draws."""
     written = [name for op in ops for name in ([op.d] if isinstance(op, Eval) else [row.out for row in op.rows])]
     read = {name for op in ops if isinstance(op, Update) for row in op.rows for name, _ in row.terms}
@@ -123,7 +132,7 @@ def _renamed(ops: list[Eval | Update], out: str) -> tuple[list[Eval | Update], s
         "d": [name for name in written if name[0] == "d"],
         "z": sorted((name for name in read if name[0] == "z"), key=lambda name: int(name[1:])),
     }
-    new = {old: f"{kind}{i}" for kind, names in kinds.items() for i, old in enumerate(names)}
+    new = {old: f"{kind}{i}" for kind, names in kinds.items() for i, old in enumerate(names)} | {s: s for s in starts}
     renamed: list[Eval | Update] = []
     for op in ops:
         if isinstance(op, Eval):

@@ -37,6 +37,11 @@ class Form:
             raise FormError(f"a form can be added to a form only, not to {other!r}")
         return Form(merge(self.terms, other.terms.items()))
 
+    def __radd__(self, other: int) -> Form:
+        if other != 0:  # sum() starts from it
+            raise FormError(f"a form can be added to a form only, not to {other!r}")
+        return self
+
     def __sub__(self, other: Form) -> Form:
         if not isinstance(other, Form):
             raise FormError(f"only a form can be subtracted from a form, not {other!r}")

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from fastsolve.ops import Eval, Group, history, raw_name, spelled, substituted
+from fastsolve.ops import Eval, Group, Rows, history, raw_name, spelled, start_names, substituted
 from fastsolve.plan import Plan
 
 START, STEP = 0, 1  # noise streams, as `philox` numbers them
@@ -96,16 +96,20 @@ def lower(
     reused: the model writes into its own output buffer, so no raw output outlives the launch after its call. given: the state at the
     start comes from the caller, not from noise. noise: the draws come from the caller.
     """
-    start = {"start": 1.0} if given else {"noise": plan.start_std}
-    groups = _opened(spelled(plan.ops, history(plan.ops, state_bytes, raw_bytes, reused)), start)
+    starts: Rows = {}
+    for i, (name, row) in enumerate(zip(start_names(len(plan.start)), plan.start, strict=True)):
+        starts[name] = {f"start{i}": 1.0} if given else {f"noise{j}": c for j, c in enumerate(row) if c}
+    groups = _opened(spelled(plan.ops, history(plan.ops, state_bytes, raw_bytes, reused)), starts)
     groups = _pruned(_with_inputs(groups, cast), plan.out, cast)
     return _placed(groups, plan, cast, given, noise)
 
 
-def _opened(groups: list[Group], start: dict[str, float]) -> list[Group]:
-    """Group 0 with x0 as a row of its own, from noise or from `start`, and what the plan computes from x0 before its first call."""
-    first = {out: substituted(terms, "x0", start) if "x0" in terms else terms for out, terms in groups[0][1].items()}
-    return [((), {"x0": start, **first}), *groups[1:]]
+def _opened(groups: list[Group], starts: Rows) -> list[Group]:
+    """Group 0 with the start tensors as rows, from noise or the caller's, and what the plan computes from them before its first call."""
+    first = groups[0][1]
+    for name, meaning in starts.items():
+        first = {out: substituted(terms, name, meaning) if name in terms else terms for out, terms in first.items()}
+    return [((), {**starts, **first}), *groups[1:]]
 
 
 def _input(call: Eval, cast: bool) -> str:
@@ -166,9 +170,10 @@ class _Memory:
 def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: bool) -> Program:
     memory, last = _Memory(), _last_uses(groups, cast)
     table: list[float] = []
-    caller = [*(["start"] if given else []), *(f"z{i}" for i in range(plan.draws if noise else 0))]
+    caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
+    caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
     for name in caller:
-        memory.take(name, "start" if name == "start" else "noise")
+        memory.take(name, "noise" if name[0] == "z" else "start")
     launches: list[Launch] = []
     calls_made: list[tuple[Call, ...]] = []
     for index, (calls, rows) in enumerate(groups):
@@ -181,7 +186,7 @@ def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: boo
         read = list(dict.fromkeys(name for terms in rows.values() for name in terms))
         sources = [name for name in read if name in memory.held]
         draws = [name for name in read if name not in memory.held]
-        if not all(name == "noise" or name[0] == "z" for name in draws):
+        if not all(name[0] in "nz" for name in draws):
             raise ValueError(f"launch {index} reads {', '.join(draws)}, of which not all are draws")
         place = {name: p for p, name in enumerate([*sources, *draws])}
         slots = tuple(memory.held[name] for name in sources)
@@ -192,7 +197,7 @@ def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: boo
             slot = memory.take(out, "out" if out == plan.out else "input" if out[0] == "i" else "state")
             placed.append(Row(slot, tuple(place[name] for name in terms), len(table)))
             table.extend(terms.values())
-        numbered = tuple((START, 0) if name == "noise" else (STEP, int(name[1:])) for name in draws)
+        numbered = tuple((START, int(name[5:])) if name[0] == "n" else (STEP, int(name[1:])) for name in draws)
         launches.append(Launch(slots, numbered, tuple(placed)))
     steps = tuple(zip(calls_made[1:], launches[1:], strict=True))
     return Program(tuple(memory.slots), launches[0], steps, np.array(table), plan.draws)

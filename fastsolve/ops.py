@@ -44,6 +44,11 @@ Rows = dict[str, dict[str, float]]  # out symbol -> terms over tensors, raw outp
 Group = tuple[tuple[Eval, ...], Rows]  # model calls, and the rows of the launch after them
 
 
+def start_names(count: int) -> list[str]:
+    """The symbols of the tensors that sampling starts from: x0, and s1, s2 ... for solvers of several variables."""
+    return ["x0", *(f"s{i}" for i in range(1, count))]
+
+
 def raw_name(call: Eval, i: int) -> str:
     """The symbol of raw output i of a call: `r3`, and `r3'` for the second."""
     return "r" + call.d[1:] + "'" * i

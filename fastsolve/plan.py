@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fastsolve.forms import spell
-from fastsolve.ops import Eval as Eval, Ops, Row as Row, Update as Update, traffic
+from fastsolve.ops import Eval as Eval, Ops, Row as Row, Update as Update, start_names, traffic
 
 _FORMAT = "fastsolve.plan.1"
 
@@ -26,13 +26,17 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler's program. `start_std`: the scale of the noise x0 starts from; `out`: the symbol of the result."""
+    """A sampler's program. `start_std`: the scale of the noise x0 starts from; `out`: the symbol of the result.
+
+    variables: for solvers of several variables, how the start tensors x0, s1, s2 ... come from as many unit noises, row by row.
+    """
 
     solver: str
     schedule: str
     start_std: float
     ops: Ops
     out: str
+    variables: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _verify(self)
@@ -40,14 +44,29 @@ class Plan:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Plan, (
+            self.solver,
+            self.schedule,
+            self.start_std,
+            self.ops,
+            self.out,
+            self.variables,
+        )  # a hash holds in one process only
+
     @cached_property
     def _hash(self) -> int:
-        return hash((self.solver, self.schedule, self.start_std, self.ops, self.out))
+        return hash((self.solver, self.schedule, self.start_std, self.ops, self.out, self.variables))
 
     @cached_property
     def evals(self) -> tuple[Eval, ...]:
         """The model calls, in order."""
         return tuple(op for op in self.ops if isinstance(op, Eval))
+
+    @property
+    def start(self) -> tuple[tuple[float, ...], ...]:
+        """How the start tensors come from unit noises: `variables`, or one tensor scaled by start_std."""
+        return self.variables or ((self.start_std,),)
 
     @cached_property
     def nfe(self) -> int:
@@ -80,7 +99,10 @@ class Plan:
         head = (
             f"{self.solver} on {self.schedule}: {self.nfe} model calls, {self.launches} launches, {self.draws} draws, "
         )
-        lines = [f"{head}{self.bytes} bytes per element", f"    x0 = {spell([('noise', self.start_std)])}"]
+        lines = [f"{head}{self.bytes} bytes per element"]
+        for name, row in zip(start_names(len(self.start)), self.start, strict=True):
+            terms = [("noise" if len(row) == 1 else f"noise{j}", c) for j, c in enumerate(row) if c]
+            lines.append(f"    {name} = {spell(terms)}")
         for op in self.ops:
             if isinstance(op, Eval):
                 arg = spell([(op.x, op.scale)])
@@ -97,6 +119,7 @@ class Plan:
             "solver": self.solver,
             "schedule": self.schedule,
             "start_std": self.start_std,
+            "variables": [list(row) for row in self.variables],
             "ops": [
                 {"eval": [op.d, op.x, op.t, op.alpha, op.sigma, op.a, list(op.b), op.scale]}
                 if isinstance(op, Eval)
@@ -112,7 +135,7 @@ class Plan:
         """The plan of `to_json`. Raises PlanError for text that is truncated, altered, or of another format."""
         try:
             whole = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, TypeError) as error:
             raise PlanError(f"not a whole plan file, the JSON breaks off or is malformed: {error}") from None
         if not isinstance(whole, dict) or whole.get("format") != _FORMAT:
             given = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
@@ -120,8 +143,14 @@ class Plan:
         body = whole.get("plan")
         if not isinstance(body, dict) or whole.get("checksum") != _checksum(body):
             raise PlanError("the plan was altered after it was saved: its checksum does not fit")
-        ops = tuple(_op(item) for item in body["ops"])
-        return Plan(body["solver"], body["schedule"], body["start_std"], ops, body["out"])
+        try:
+            ops = tuple(_op(item) for item in body["ops"])
+            variables = tuple(map(tuple, body["variables"]))
+            return Plan(body["solver"], body["schedule"], body["start_std"], ops, body["out"], variables)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise (
+                error if isinstance(error, PlanError) else PlanError(f"a plan file that is no plan: {error!r}")
+            ) from None
 
 
 def _checksum(body: object) -> str:
@@ -137,9 +166,13 @@ def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
 
 def _verify(plan: Plan) -> None:
     """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
-    known, calls, before = {"x0"}, 0, None
+    known, calls, before = set(start_names(len(plan.start))), 0, None
     if not 0.0 < plan.start_std < math.inf:
         raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
+    if not all(len(row) == len(plan.start) and any(row) for row in plan.start):
+        raise PlanError(f"variables must be a square matrix without empty rows, not {plan.variables}")
+    if not math.isfinite(sum(map(sum, plan.start))):
+        raise PlanError(f"a number of variables is not finite: {plan.variables}")
     for op in plan.ops:
         if isinstance(op, Update) and isinstance(before, Update):
             raise PlanError(
@@ -173,6 +206,9 @@ def _verify(plan: Plan) -> None:
                     f"{name} is written twice" if name in known else f"{name} is a draw, and nothing writes draws"
                 )
             known.add(name)
+    draws = {name for row in plan.rows() for name, _ in row.terms if name[0] == "z"}
+    if draws != {f"z{i}" for i in range(len(draws))}:
+        raise PlanError(f"draws must be numbered z0 ... z{len(draws) - 1}, not {', '.join(sorted(draws))}")
     if plan.out not in known:
         raise PlanError(f"the result {plan.out} is never written")
     if isinstance(before, Eval):

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from fastsolve import grids, predictions, schedules, solvers
 from fastsolve.draft import Draft
-from fastsolve.forms import FormError
+from fastsolve.forms import Form, FormError
 from fastsolve.grids import Explicit, Grid
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule
+from fastsolve.solvers import Solver
 
 Options = tuple[tuple[str, object], ...]
 
@@ -46,7 +47,7 @@ def make_plan(
         raise TypeError(f"solver must be a name of list_solvers(), not {solver!r}")
     law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
-    layout = grids.get(grid, law)
+    layout = grids.get(grid, law).for_order(solvers.get(solver).order)
     if guidance is not None and (
         isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance)
     ):
@@ -120,6 +121,9 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
 
 
 def _frozen(value: object) -> object:
+    """Lists as tuples and dicts as tuples of pairs, which can be keys."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(name), _frozen(v)) for name, v in value.items()))
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
@@ -153,9 +157,21 @@ def _budgeted(
     return plan
 
 
-@functools.lru_cache(maxsize=256)
 def _written(
     solver: str,
+    schedule: Schedule,
+    grid: Grid,
+    steps: int,
+    prediction: Prediction,
+    guidance: float | None,
+    options: Options,
+) -> Plan:
+    return _plan(solvers.get(solver), schedule, grid, steps, prediction, guidance, options)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    solver: Solver,
     schedule: Schedule,
     grid: Grid,
     steps: int,
@@ -168,9 +184,13 @@ def _written(
     denoise_final = chosen.pop("denoise_final", False)
     draft = Draft(schedule, prediction, guidance)
     try:
-        final = solvers.get(solver).write(draft, nodes, chosen)
+        final = solver.write(draft, nodes, chosen)
         if denoise_final and nodes[-1].sigma > 0.0:
             final = draft.denoised(nodes[-1], final)
-        return draft.finish(final, solver, schedule.start_std(nodes[0]))
+        if not isinstance(final, Form):
+            raise TypeError(
+                f"the text of solver {solver.name!r} must return the form of the final state, not {final!r}"
+            )
+        return draft.finish(final, solver.name, schedule.start_std(nodes[0]))
     except FormError as error:
-        raise ValueError(f"{solver} on {schedule.name}, after {draft.calls} model calls: {error}") from error
+        raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 import fastsolve
+from catalogue import SOLVERS
 from fastsolve import Denoiser
 
 SEEDS = (5, -1, 2**63 + 7)
 
 # name: solver, shape, options, dtype of the model, prediction
 RUNS: dict[str, tuple[str, tuple[int, ...], Mapping[str, object], torch.dtype | None, str]] = {
-    **{f"{name} default": (name, (2, 37), {}, None, "v") for name in fastsolve.list_solvers()},
+    **{f"{name} default": (name, (2, 37), {}, None, "v") for name in SOLVERS},
     "seeds3 image": ("seeds3", (3, 3, 5, 3), {"eta": 0.5, "s_churn": 2.0}, None, "eps"),
     "seeds3 blocks": ("seeds3", (1, 1003), {}, None, "x0"),
     "seeds2 bfloat16": ("seeds2", (3, 48), {"form": "noise"}, torch.bfloat16, "eps"),

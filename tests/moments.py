@@ -29,6 +29,11 @@ def propagate(plan: Plan, start: tuple[float, float] | None = None) -> dict[str,
     mean, std = (0.0, plan.start_std) if start is None else start
     known: dict[str, Vector] = {f"z{i}": _unit(plan, 2 + i) for i in range(plan.draws)}
     known["x0"] = mean * _unit(plan, 0) + std * _unit(plan, 1)
+    for i, row in enumerate(
+        plan.variables
+    ):  # of several start tensors the normals beside the first come after the draws
+        normals = [_unit(plan, 1 if j == 0 else 1 + plan.draws + j) for j in range(len(row))]
+        known["x0" if i == 0 else f"s{i}"] = sum(c * z for c, z in zip(row, normals, strict=True))
     for op in plan.ops:
         if isinstance(op, Eval):
             gain = op.alpha * STD**2 / marginal(op.alpha, op.sigma)[1] ** 2
@@ -39,7 +44,7 @@ def propagate(plan: Plan, start: tuple[float, float] | None = None) -> dict[str,
 
 
 def _unit(plan: Plan, i: int) -> Vector:
-    return np.eye(1, 2 + plan.draws, i)[0]
+    return np.eye(1, 2 + plan.draws + max(0, len(plan.variables) - 1), i)[0]
 
 
 def moments(plan: Plan, start: tuple[float, float] | None = None) -> tuple[float, float]:

@@ -20,7 +20,19 @@ from torch import Tensor
 import fastsolve
 import fused_runs
 from bits import assert_bits_equal
-from catalogue import CASES, LEVELS, PREDICTIONS, SOLVERS, Case, needs_native
+from catalogue import (
+    CASES,
+    IN_THE_CLOCK,
+    LEVELS,
+    NO_LIMIT,
+    NO_START_BELOW,
+    ONE_CALL_MORE,
+    PREDICTIONS,
+    RENOISING,
+    SOLVERS,
+    Case,
+    needs_native,
+)
 from fastsolve import Plan, grids, philox, predictions, schedules, solvers
 from fastsolve.lower import lower
 from fastsolve.schedules import Node
@@ -28,7 +40,7 @@ from moments import MEAN, STD, marginal, moments, propagate
 from problems import Gaussian, plane_mixture
 
 HIGH, LOW = 3.0, 0.15  # sigma / alpha: where data and noise interact
-MIDDLE = grids.UniformLogSNR(LOW, HIGH, final_zero=False)
+MIDDLE = grids.UniformLogSNR(sigma_min=LOW, sigma_max=HIGH, final_zero=False)
 BASIC = [Case(name) for name in SOLVERS]
 CHURNING = [name for name in SOLVERS if "s_churn" in solvers.get(name).options]
 FROM_ALPHA_0 = {
@@ -90,11 +102,16 @@ def without_noise(case: Case, steps: int, eta: float) -> Tensor:
 
 @pytest.mark.parametrize(
     ("case", "eta"),
-    [(case, eta) for case in CASES for eta in ((0.0, 1.0) if "eta" in case.fact.options else (0.0,))],
+    [
+        (case, eta)
+        for case in CASES
+        for eta in ((0.0, 1.0) if "eta" in case.fact.options and case.solver not in RENOISING else (0.0,))
+        if case.solver not in NO_LIMIT
+    ],
     ids=str,
 )
 def test_declared_order_on_a_nonlinear_problem(case: Case, eta: float) -> None:
-    steps = (32, 64, 128)
+    steps = (64, 128, 256)
     errors = [float((without_noise(case, n, eta) - exact(eta)).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(case.fact.order, abs=0.25), errors
 
@@ -103,7 +120,7 @@ def plan_of(case: Case, steps: int, schedule: str = "ve", **options: object) -> 
     return fastsolve.make_plan(case.solver, schedule=schedule, grid=MIDDLE, steps=steps, options=case.where(**options))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.fact.weak_order is not None], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.fact.weak_order], ids=str)
 def test_declared_weak_order_of_the_variance(case: Case) -> None:
     # Of the variance: with eta = 1 the mean of Gaussian data is exact for every order, and for wrong weights.
     steps, right = (64, 128, 256), marginal(1.0, LOW)[1] ** 2
@@ -112,7 +129,7 @@ def test_declared_weak_order_of_the_variance(case: Case) -> None:
     assert errors[-1] < (3e-2 if case.fact.weak_order == 1 else 3e-4)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.solver not in NO_LIMIT], ids=str)
 def test_moments_on_the_whole_range(case: Case) -> None:
     plan = fastsolve.make_plan(case.solver, schedule="edm", steps=300, options=case.options)
     mean, variance = moments(plan)
@@ -178,10 +195,10 @@ def test_churn_raises_by_the_square_root_of_two_at_most(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 6])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_calls_are_those_of_the_declared_stages(name: str, steps: int) -> None:
-    stages = solvers.get(name).stages
-    assert fastsolve.make_plan(name, schedule="edm", steps=steps).nfe == stages * (steps - 1) + 1
+    stages, more = solvers.get(name).stages, name in ONE_CALL_MORE
+    assert fastsolve.make_plan(name, schedule="edm", steps=steps).nfe == stages * (steps - 1) + 1 + (more and steps > 1)
     open_end = fastsolve.make_plan(name, schedule="edm", steps=steps, grid=grids.Karras(final_zero=False))
-    assert open_end.nfe == stages * steps
+    assert open_end.nfe == stages * steps + more
 
 
 @pytest.mark.parametrize("prediction", [*PREDICTIONS, predictions.EDM(scaled_input=True)], ids=str)
@@ -194,7 +211,9 @@ def test_one_launch_for_each_call_of_the_model(case: Case, prediction: str | pre
         program = lower(plan)
         assert plan.launches == plan.nfe == len(program.steps)
         assert all(launch.rows for launch in program.launches)
-        assert max(len(launch.sources) for launch in program.launches) <= 5
+        assert max(len(launch.sources) for launch in program.launches) <= (
+            7 if "corrector" in "".join(case.fact.options) else 5
+        )
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -534,7 +553,7 @@ def test_without_noise_dpmpp_2m_sde_is_dpmpp_2m(variant: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["vp", "flow", "sub_vp", "vp_cosine"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.solver not in IN_THE_CLOCK], ids=str)
 def test_the_schedule_is_a_matter_of_scale(case: Case, schedule: str) -> None:
     options = case.where(s_churn=3.0)
     assert_close(run(case.solver, schedule, **options), run(case.solver, **options), 1e-11)
@@ -616,7 +635,7 @@ def test_guidance_combines_the_two_outputs(guidance: float) -> None:
 
 
 @pytest.mark.parametrize("schedule", FROM_ALPHA_0)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in NO_LIMIT])
 def test_a_start_at_alpha_0_is_right(name: str, schedule: str) -> None:
     law = FROM_ALPHA_0[schedule]
     plan = fastsolve.make_plan(name, schedule=law, steps=200, grid="uniform")
@@ -628,8 +647,7 @@ def test_a_start_at_alpha_0_is_right(name: str, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", FROM_ALPHA_0)
-# A step of Heun's method is one in sigma / alpha: from almost infinity it explodes, where Euler's of the start at infinity does not.
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "heun"])
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in NO_START_BELOW])
 def test_a_start_at_alpha_0_is_the_limit_of_starts_below(name: str, schedule: str) -> None:
     law = FROM_ALPHA_0[schedule]
     levels = grids.get("uniform", law).levels(law, 8)

@@ -114,9 +114,15 @@ def test_refused_with_its_text(operation: Callable[[], Form], text: str) -> None
         operation()
 
 
+def test_sum_starts_from_nothing() -> None:
+    assert sum([X, X]) == 2.0 * X
+    with pytest.raises(FormError, match=r"^a form can be added to a form only, not to 1\.0$"):
+        1.0 + X
+
+
 @pytest.mark.parametrize(
     "operation",
-    [lambda: 1.0 + X, lambda: 1.0 - X, lambda: 2.0 / X, lambda: X**2, lambda: abs(X), lambda: X * 1j],
+    [lambda: 1.0 - X, lambda: 2.0 / X, lambda: X**2, lambda: abs(X), lambda: X * 1j],
 )
 def test_what_is_not_linear_has_no_operation(operation: Callable[[], object]) -> None:
     with pytest.raises(TypeError):

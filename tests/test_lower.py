@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_the_steps(case: Case) -> None:
                 fastsolve.make_plan(case.solver, schedule="edm", steps=n, prediction=prediction, options=case.options),
                 **ways,
             )
-            for n in (6, 20)
+            for n in (9, 20)
         )
         assert kinds(few) == kinds(many)
 

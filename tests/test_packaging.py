@@ -18,7 +18,7 @@ import fastsolve
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = ["pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt", "Makefile", "README*", "LICENSE*", "NOTICE*"]
-FOLDERS = ["csrc", "kernels", "fastsolve", "tests"]
+FOLDERS = ["csrc", "docs", "kernels", "fastsolve", "tests"]
 BUILT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
 
 

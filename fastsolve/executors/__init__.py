@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ def choose(name: str, setting: Setting) -> Choice:
             ):
                 return Choice(candidate, f"fits {setting.device.type} and {setting.dtype}")
         hindrance = _hindrance("native" if setting.device.type == "cpu" else "fused", setting)
-        return Choice("eager", f"{hindrance}")
+        return Choice("eager", hindrance or f"no faster executor is chosen by itself on {setting.device.type}")
     if name not in _NAMES:
         near = difflib.get_close_matches(str(name), _NAMES, 1, 0.0)
         raise ValueError(f"unknown executor {name!r}: there are auto, {', '.join(_NAMES)}; nearest is {near[0]!r}")
@@ -54,8 +55,10 @@ def _hindrance(name: str, setting: Setting) -> str | None:
     if name == "native":
         if setting.device.type != "cpu":
             return f"native runs on the CPU, and the device is {setting.device}"
-        if importlib.util.find_spec("fastsolve._C") is None:
-            return "the native module fastsolve._C was not built (FASTSOLVE_NATIVE=0, or no compiler)"
+        try:
+            importlib.import_module("fastsolve._C")
+        except ImportError as error:
+            return f"the native module fastsolve._C was not built, or does not load here ({error})"
         return None
     if importlib.util.find_spec("triton") is None:
         return "fused needs Triton, which is not installed"

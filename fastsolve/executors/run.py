@@ -92,7 +92,7 @@ class Run:
         self,
         models: Sequence[Model],
         seeds: npt.NDArray[np.uint64],
-        start: Tensor | None,
+        start: Sequence[Tensor],
         noise: Sequence[Tensor],
         check_finite: bool,
         on_call: Callable[[], object] | None,
@@ -100,10 +100,10 @@ class Run:
         """One sample batch, in a tensor of its own. models: one per raw output of a call."""
         setting, bind, launch = self._setting, self._backend.bind, self._backend.launch
         out = torch.empty(setting.shape, dtype=setting.dtype, device=setting.device)
-        given = iter(noise)
+        given = {"start": iter(start), "noise": iter(noise), "out": iter([out])}
         for slot, kind in enumerate(self._kinds):
-            if kind in ("start", "noise", "out"):
-                self._put(slot, out if kind == "out" else start if kind == "start" else next(given))
+            if kind in given:
+                self._put(slot, next(given[kind]))
         self._backend.seed(seeds)
         tensors, number = self._tensors, 0
         try:
@@ -120,25 +120,29 @@ class Run:
                             raise ValueError(f"{self._which(call, number)} returned NaN or infinite values")
                         tensors[slot] = raw
                         bind(slot, raw)
+                        if clock._version != told:  # a model that scales its t in place spoils no other call
+                            clock.fill_(call.t)
+                            told = clock._version
                     if x._version != version:
                         raise ValueError(
                             f"{self._which(call, number)} changed its input in place: x belongs to the sampler"
                         )
-                    if clock._version != told:
-                        clock.fill_(call.t)  # a model that scales its t in place harms nobody but the next run
                     if on_call is not None:
                         on_call()
                 launch(index)
                 for slot in dead:
                     tensors[slot] = None
+        except BaseException:
+            if number and clock._version != told:
+                clock.fill_(call.t)
+            raise
         finally:
             for slot, kind in enumerate(self._kinds):
                 if kind not in ("state", "input"):
                     tensors[slot] = None
         return out
 
-    def _put(self, slot: int, tensor: Tensor | None) -> None:
-        assert tensor is not None
+    def _put(self, slot: int, tensor: Tensor) -> None:
         self._tensors[slot] = tensor
         self._backend.bind(slot, tensor)
 
@@ -157,13 +161,13 @@ class Run:
             )
         if not raw.is_contiguous():
             raw = raw.contiguous()
-        pointer = raw.data_ptr()
-        if pointer in self._ours or (setting.reuses_output and len(call.raws) > 1):
+        if raw.data_ptr() in self._ours or (setting.reuses_output and len(call.raws) > 1):
             return raw.clone()
         if len(self._raw_slots) > 1:
+            storage = raw.untyped_storage().data_ptr()  # views of one buffer may overlap without starting together
             for other in self._raw_slots:
                 held = self._tensors[other]
-                if other != slot and held is not None and held.data_ptr() == pointer:
+                if other != slot and held is not None and held.untyped_storage().data_ptr() == storage:
                     raise ValueError(
                         f"{self._which(call, number)} returned the storage of an earlier output, which is still needed: state "
                         "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"

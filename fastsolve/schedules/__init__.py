@@ -19,7 +19,11 @@ from fastsolve.schedules.continuous import (
     dynamic_shift as dynamic_shift,
 )
 from fastsolve.schedules.law import Node as Node, Schedule as Schedule
-from fastsolve.schedules.table import VPTable as VPTable, scaled_linear as scaled_linear
+from fastsolve.schedules.table import (
+    VPTable as VPTable,
+    scaled_linear as scaled_linear,
+    zero_terminal_snr as zero_terminal_snr,
+)
 
 _NAMED: dict[str, Callable[[], Schedule]] = {
     "vp": VP,

@@ -46,7 +46,10 @@ class Schedule(ABC):
         return Node(t, *self.law(t))
 
     def at_lam(self, lam: float) -> Node:
-        """The node with log(alpha / sigma) = lam, within 1e-12. Raises ValueError where the schedule has no such level."""
+        """The node with log(alpha / sigma) = lam; its clock value is right within 1e-12.
+
+        Raises ValueError where the schedule has no such level.
+        """
         if lam == math.inf:
             return self.node(self.t_clean)
         if lam == -math.inf:

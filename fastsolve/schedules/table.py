@@ -78,3 +78,14 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, steps: i
     """Stable Diffusion's table: sqrt(beta) linear (Rombach et al. 2021, arXiv 2112.10752)."""
     betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), steps) ** 2
     return VPTable(tuple(np.cumprod(1.0 - betas).tolist()))
+
+
+def zero_terminal_snr(alphas_cumprod: Sequence[float]) -> tuple[float, ...]:
+    """A table rescaled so that its last entry is exactly 0 and its first unchanged (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
+
+    sqrt(a) -> (sqrt(a) - sqrt(a_T)) sqrt(a_0) / (sqrt(a_0) - sqrt(a_T)). Such a table needs a model with v or x0 prediction that was
+    trained on it, and a grid that starts at its last index ("trailing").
+    """
+    roots = [math.sqrt(a) for a in VPTable(alphas_cumprod).alphas_cumprod]
+    scale = roots[0] / (roots[0] - roots[-1])
+    return (float(alphas_cumprod[0]), *(((root - roots[-1]) * scale) ** 2 for root in roots[1:-1]), 0.0)

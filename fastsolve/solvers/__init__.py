@@ -18,7 +18,7 @@ Grid = tuple[Node, ...]
 Text = Callable[..., Form]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solver:
     """A registered solver and its declared facts, which the tests check.
 
@@ -57,15 +57,23 @@ _registry: dict[str, Solver] = {}
 def solver(
     name: str, *, order: int, stages: int = 1, stochastic: bool = False, weak_order: int | None = None, source: str
 ) -> Callable[[Text], Text]:
-    """Register a function (draft, grid, *, options...) -> final form as a solver. Raises ValueError if the name is taken."""
+    """Register a function (draft, grid, *, options...) -> final form as a solver; defining it again (a notebook's cell) replaces it.
+
+    Raises ValueError if another function has the name, TypeError for options that are not keyword-only or have no default, or where
+    the docstring is missing.
+    """
 
     def register(text: Text) -> Text:
-        if name in _registry:
-            raise ValueError(
-                f"two solvers are called {name!r}: {_registry[name].text.__module__} and {text.__module__}"
-            )
-        parameters = inspect.signature(text).parameters.values()
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        taken = _registry.get(name)
+        if taken and (taken.text.__module__, taken.text.__qualname__) != (text.__module__, text.__qualname__):
+            raise ValueError(f"two solvers are called {name!r}: {taken.text.__module__} and {text.__module__}")
+        _, _, *parameters = inspect.signature(text).parameters.values()
+        wrong = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY or p.default is p.empty]
+        if wrong:
+            raise TypeError(f"options of solver {name!r} must be keyword-only and have a default: {', '.join(wrong)}")
+        if not text.__doc__:
+            raise TypeError(f"solver {name!r} needs a docstring: method, authors, year, source")
+        options = {p.name: p.default for p in parameters}
         _registry[name] = Solver(name, text, order, stages, stochastic, weak_order, source, options)
         return text
 

@@ -39,3 +39,12 @@ def euler_ancestral(draft: Draft, grid: Grid, *, eta: float = 1.0, s_noise: floa
         d = draft.denoised(s, x)
         x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, eta, s_noise))
     return x
+
+
+@solver("euler", order=1, source="arXiv 2206.00364, equations 1 and 3; k-diffusion sample_euler")
+def euler(draft: Draft, grid: Grid) -> Form:
+    """Euler's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equations 1, 3): DDIM with eta = 0, DPM-Solver-1."""
+    x = draft.start
+    for s, t in pairwise(grid):
+        x = draft.keep(ancestral_step(x, draft.denoised(s, x), draft.noise(), s, t, 0.0, 0.0))
+    return x
