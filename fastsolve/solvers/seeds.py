@@ -9,6 +9,7 @@ between in lambda.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from fastsolve.draft import Draft
@@ -33,6 +34,14 @@ def _stage(draft: Draft, p: Parametrisation, state: Form, node: Node) -> Form:
     """M at a stage: the model is called there."""
     x = draft.keep(state)
     return p.output(x, draft.denoised(node, x), node)
+
+
+def _gathered(p: Parametrisation, nodes: Sequence[Node], draws: Sequence[Form]) -> list[Form]:
+    """The noise at every node after the first: that of one path, carried along and added to."""
+    noises = [p.noise(nodes[0], nodes[1]) * draws[0]]
+    for (a, b), z in zip(pairwise(nodes[1:]), draws[1:], strict=True):
+        noises.append(p.carry(a, b) * noises[-1] + p.noise(a, b) * z)
+    return noises
 
 
 @solver("seeds1", order=1, weak_order=1, stochastic=True, source=f"{SOURCE}, SEEDS-1")
@@ -93,13 +102,14 @@ def seeds2(
         if t.sigma == 0.0 or s.alpha == 0.0:
             x = _one_stage(draft, p, x, d, s, t, s_noise)
             continue
-        m, u, z1, z2 = p.output(x, d, s), p.between(draft.schedule, s, t, r), draft.noise(), draft.noise()
-        noise = p.noise(s, u) * z1
-        m_2 = _stage(draft, p, p.carry(s, u) * x + p.weight(1, s, u) * m + z_s * noise, u)
-        noise = seeds_official.noise_2(p, s, t, r, (z1, z2)) if official else p.carry(u, t) * noise + p.noise(u, t) * z2
+        m, u, z = p.output(x, d, s), p.between(draft.schedule, s, t, r), (draft.noise(), draft.noise())
+        n_2, n_t = _gathered(p, (s, u, t), z)
+        if official:
+            n_t = seeds_official.noise_2(p, s, t, r, z)
+        m_2 = _stage(draft, p, p.carry(s, u) * x + p.weight(1, s, u) * m + z_s * n_2, u)
         w = p.weight(1, s, t)
         b = w / (2.0 * r) if phi_1 else p.weight(2, s, t) / r
-        x = draft.keep(p.carry(s, t) * x + (w - b) * m + b * m_2 + z_s * noise)
+        x = draft.keep(p.carry(s, t) * x + (w - b) * m + b * m_2 + z_s * n_t)
     return x
 
 
@@ -139,13 +149,11 @@ def seeds3(
             x = _one_stage(draft, p, x, d, s, t, s_noise)
             continue
         m, u, v = p.output(x, d, s), p.between(draft.schedule, s, t, r1), p.between(draft.schedule, s, t, r2)
-        z1, z2, z3 = draft.noise(), draft.noise(), draft.noise()
-        n_2 = p.noise(s, u) * z1
-        n_3 = p.carry(u, v) * n_2 + p.noise(u, v) * z2
-        n_t = p.carry(v, t) * n_3 + p.noise(v, t) * z3
+        z = draft.noise(), draft.noise(), draft.noise()
+        n_2, n_3, n_t = _gathered(p, (s, u, v, t), z)
         a = r2 / r1 * p.weight(2, s, v)
         if official:
-            (n_3, n_t), a = seeds_official.noises_3(p, s, v, t, c, (z1, z2, z3)), seeds_official.weight_3(p, s, v, t, c)
+            (n_3, n_t), a = seeds_official.noises_3(p, s, v, t, c, z), seeds_official.weight_3(p, s, v, t, c)
         m_2 = _stage(draft, p, p.carry(s, u) * x + p.weight(1, s, u) * m + z_s * n_2, u)
         m_3 = _stage(draft, p, p.carry(s, v) * x + (p.weight(1, s, v) - a) * m + a * m_2 + z_s * n_3, v)
         # 3a: the line through M at 0 and r2; 3b: the quadratic through 0, r1, r2, by divided differences.
