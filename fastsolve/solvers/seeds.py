@@ -133,8 +133,7 @@ def seeds3(
     """SEEDS-3 (Gonzalez et al. 2023, arXiv 2305.14267), three calls a step, corrected. Options as in the module.
 
     r1, r2: inner nodes, 0 < r1 < r2 <= 1; order 3 needs r2 = 2/3. variant: "3a", or "3b" with the quadratic through all three
-    outputs. compat="official" reproduces the published code: in data form its stage weight makes it first order,
-    in noise form its stage noise has the wrong size and correlation (see `seeds_official`).
+    outputs. compat="official": as published, of first order in data form, with wrong stage noise in noise form (`seeds_official`).
     """
     p, c, z_s = parametrisation(form, eta, sigma_data, draft.schedule), (r1, r2), s_noise
     linear = one_of("variant", variant, ("3a", "3b")) == "3a"
