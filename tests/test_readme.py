@@ -20,7 +20,8 @@ def row(name: str) -> str:
     fact = solvers.get(name)
     weak = "-" if fact.weak_order is None else fact.weak_order
     options = ", ".join(f"`{option}`" for option in fact.options) or "-"
-    return f"| `{name}` | {fact.order} | {weak} | {fact.stages} | {options} | {fact.source} |"
+    noise = "yes" if fact.stochastic else "no"
+    return f"| `{name}` | {fact.order} | {weak} | {fact.stages} | {noise} | {fact.forms} | {options} | {fact.source} |"
 
 
 def block(containing: str) -> str:

@@ -23,7 +23,8 @@ class Solver:
     """A registered solver and its declared facts, which the tests check.
 
     order: of the mean on smooth problems (ODE order where deterministic). weak_order: of the variance, for stochastic ones.
-    stages: model calls per step. stochastic: draws noise with its default options. source: where the formula comes from.
+    stages: model calls per step. stochastic: draws noise with its default options. forms: the output that is held or interpolated
+    over a step (data, noise, velocity ...). source: where the formula comes from.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Solver:
     weak_order: int | None
     source: str
     options: Mapping[str, object]
+    forms: str
 
     def write(self, draft: Draft, grid: Grid, options: Mapping[str, object]) -> Form:
         """The solver's text on a draft; returns the form of the final state."""
@@ -55,7 +57,14 @@ _registry: dict[str, Solver] = {}
 
 
 def solver(
-    name: str, *, order: int, stages: int = 1, stochastic: bool = False, weak_order: int | None = None, source: str
+    name: str,
+    *,
+    order: int,
+    stages: int = 1,
+    stochastic: bool = False,
+    weak_order: int | None = None,
+    source: str,
+    forms: str = "data",
 ) -> Callable[[Text], Text]:
     """Register a function (draft, grid, *, options...) -> final form as a solver; defining it again (a notebook's cell) replaces it.
 
@@ -74,7 +83,7 @@ def solver(
         if not text.__doc__:
             raise TypeError(f"solver {name!r} needs a docstring: method, authors, year, source")
         options = {p.name: p.default for p in parameters}
-        _registry[name] = Solver(name, text, order, stages, stochastic, weak_order, source, options)
+        _registry[name] = Solver(name, text, order, stages, stochastic, weak_order, source, options, forms)
         return text
 
     return register

@@ -32,7 +32,7 @@ def _constant(nodes: Sequence[Node], t: Node) -> list[float]:
     return [_slope(nodes[0], t) * w for w in EQUAL_STEPS[len(nodes) - 1]]
 
 
-@solver("ipndm", order=2, source="arXiv 2204.13902, iPNDM")
+@solver("ipndm", forms="noise", order=2, source="arXiv 2204.13902, iPNDM")
 def ipndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "ramp", lower_order_final: bool = False) -> Form:
     """iPNDM (Zhang & Chen 2022, arXiv 2204.13902; after Liu et al. 2022, arXiv 2202.09778, equation 12): PNDM without its warm-up.
 
@@ -42,7 +42,7 @@ def ipndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "ramp", low
     return multistep(draft, grid, _constant, order, warmup=warmup, lower_order_final=lower_order_final)
 
 
-@solver("pndm", order=2, source="arXiv 2202.09778, equation 12; diffusers PNDMScheduler, skip_prk_steps")
+@solver("pndm", forms="noise", order=2, source="arXiv 2202.09778, equation 12; diffusers PNDMScheduler, skip_prk_steps")
 def pndm(draft: Draft, grid: Grid, *, order: int = 4, lower_order_final: bool = False) -> Form:
     """PNDM (Liu et al. 2022, arXiv 2202.09778, equation 12), PLMS with skip_prk_steps: ipndm whose first step is done twice.
 
@@ -52,7 +52,7 @@ def pndm(draft: Draft, grid: Grid, *, order: int = 4, lower_order_final: bool = 
     return multistep(draft, grid, _constant, order, warmup="heun", lower_order_final=lower_order_final)
 
 
-@solver("lms", order=2, source="k-diffusion sample_lms")
+@solver("lms", forms="noise", order=2, source="k-diffusion sample_lms")
 def lms(
     draft: Draft,
     grid: Grid,
@@ -80,7 +80,7 @@ def lms(
     )
 
 
-@solver("gradient_estimation", order=1, source="arXiv 2306.04848, algorithm 2")
+@solver("gradient_estimation", forms="noise", order=1, source="arXiv 2306.04848, algorithm 2")
 def gradient_estimation(draft: Draft, grid: Grid, *, gamma: float = 2.0) -> Form:
     """Gradient estimation (Permenter & Yuan 2023, arXiv 2306.04848, algorithm 2): eps = gamma eps_0 + (1 - gamma) eps_1.
 

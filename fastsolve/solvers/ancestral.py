@@ -43,7 +43,15 @@ def renoised(
     return x
 
 
-@solver("ancestral", order=2, stages=2, weak_order=2, stochastic=True, source="k-diffusion, ancestral samplers")
+@solver(
+    "ancestral",
+    forms="its base's",
+    order=2,
+    stages=2,
+    weak_order=2,
+    stochastic=True,
+    source="k-diffusion, ancestral samplers",
+)
 def ancestral(
     draft: Draft,
     grid: Grid,
@@ -72,6 +80,7 @@ def ancestral(
 
 @solver(
     "dpm_2_ancestral",
+    forms="noise",
     order=2,
     stages=2,
     weak_order=2,

@@ -113,7 +113,7 @@ def interpolated(schedule: Schedule, variable: str) -> Weights:
     return weights
 
 
-@solver("deis", order=2, source=f"{SOURCE}, tAB-DEIS")
+@solver("deis", forms="noise", order=2, source=f"{SOURCE}, tAB-DEIS")
 def deis(
     draft: Draft,
     grid: Grid,
@@ -141,7 +141,7 @@ def deis(
     )
 
 
-@solver("deis_tab", order=2, source=f"{SOURCE}, tAB-DEIS")
+@solver("deis_tab", forms="noise", order=2, source=f"{SOURCE}, tAB-DEIS")
 def deis_tab(
     draft: Draft, grid: Grid, *, order: int = 3, warmup: str = "ramp", lower_order_final: bool = False
 ) -> Form:
@@ -149,7 +149,7 @@ def deis_tab(
     return deis(draft, grid, order=order, variant="t", warmup=warmup, lower_order_final=lower_order_final)
 
 
-@solver("deis_rho_ab", order=2, source=f"{SOURCE}, rhoAB-DEIS")
+@solver("deis_rho_ab", forms="noise", order=2, source=f"{SOURCE}, rhoAB-DEIS")
 def deis_rho_ab(
     draft: Draft, grid: Grid, *, order: int = 3, warmup: str = "ramp", lower_order_final: bool = False
 ) -> Form:
@@ -157,7 +157,7 @@ def deis_rho_ab(
     return deis(draft, grid, order=order, variant="rho", warmup=warmup, lower_order_final=lower_order_final)
 
 
-@solver("deis_rho_rk", order=3, stages=3, source=f"{SOURCE}, rhoRK-DEIS")
+@solver("deis_rho_rk", forms="noise", order=3, stages=3, source=f"{SOURCE}, rhoRK-DEIS")
 def deis_rho_rk(draft: Draft, grid: Grid, *, tableau: str = "3kutta") -> Form:
     """rhoRK-DEIS (Zhang & Chen 2022, arXiv 2204.13902, rhoRK): explicit Runge-Kutta in sigma / alpha; "midpoint" is not in the paper.
 

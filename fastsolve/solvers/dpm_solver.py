@@ -89,7 +89,7 @@ def step(draft: Draft, p: Parametrisation, x: Form, s: Node, inner: Sequence[Nod
     return draft.keep(new + exact * (slope - r * bend) + (2.0 * p.weight(3, s, t)) * bend)
 
 
-@solver("dpm_solver_2", order=2, stages=2, source="arXiv 2206.00927, algorithm 1")
+@solver("dpm_solver_2", forms="noise", order=2, stages=2, source="arXiv 2206.00927, algorithm 1")
 def dpm_solver_2(
     draft: Draft,
     grid: Grid,
@@ -110,7 +110,7 @@ def dpm_solver_2(
     return x
 
 
-@solver("dpm_solver_3", order=3, stages=3, source="arXiv 2206.00927, algorithm 2")
+@solver("dpm_solver_3", forms="noise", order=3, stages=3, source="arXiv 2206.00927, algorithm 2")
 def dpm_solver_3(
     draft: Draft,
     grid: Grid,

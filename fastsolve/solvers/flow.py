@@ -34,7 +34,7 @@ def flow_euler(draft: Draft, grid: Grid) -> Form:
     return x
 
 
-@solver("flow_heun", order=2, stages=2, source="diffusers FlowMatchHeunDiscreteScheduler")
+@solver("flow_heun", forms="velocity", order=2, stages=2, source="diffusers FlowMatchHeunDiscreteScheduler")
 def flow_heun(draft: Draft, grid: Grid) -> Form:
     """Heun's method on the velocity (diffusers FlowMatchHeunDiscrete, 2024; ODE of arXiv 2209.03003): not EDM's, which averages eps.
 

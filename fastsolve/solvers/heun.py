@@ -30,7 +30,7 @@ def churned(
     return draft.keep((hat.alpha / s.alpha) * x + (added * s_noise) * draft.noise()), hat
 
 
-@solver("heun", order=2, stages=2, source="arXiv 2206.00364, algorithm 2")
+@solver("heun", forms="noise", order=2, stages=2, source="arXiv 2206.00364, algorithm 2")
 def heun(
     draft: Draft,
     grid: Grid,

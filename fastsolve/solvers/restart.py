@@ -153,7 +153,7 @@ def _parts(down: Grid, inner: Run, last: Run | None) -> list[tuple[Run, Grid]]:
     return [*([(inner, down[:-1])] if len(down) > 2 else []), (last, down[-2:])]
 
 
-@solver("restart", order=2, stages=2, source="arXiv 2306.14878, algorithm 2")
+@solver("restart", forms="its base's", order=2, stages=2, source="arXiv 2306.14878, algorithm 2")
 def restart(
     draft: Draft,
     grid: Grid,

@@ -44,7 +44,7 @@ def _gathered(p: Parametrisation, nodes: Sequence[Node], draws: Sequence[Form]) 
     return noises
 
 
-@solver("seeds1", order=1, weak_order=1, stochastic=True, source=f"{SOURCE}, SEEDS-1")
+@solver("seeds1", forms="data, noise, F", order=1, weak_order=1, stochastic=True, source=f"{SOURCE}, SEEDS-1")
 def seeds1(
     draft: Draft,
     grid: Grid,
@@ -69,7 +69,7 @@ def seeds1(
     return x
 
 
-@solver("seeds2", order=2, stages=2, weak_order=2, stochastic=True, source=f"{SOURCE}, SEEDS-2")
+@solver("seeds2", forms="data, noise, F", order=2, stages=2, weak_order=2, stochastic=True, source=f"{SOURCE}, SEEDS-2")
 def seeds2(
     draft: Draft,
     grid: Grid,
@@ -113,7 +113,7 @@ def seeds2(
     return x
 
 
-@solver("seeds3", order=3, stages=3, weak_order=2, stochastic=True, source=f"{SOURCE}, SEEDS-3")
+@solver("seeds3", forms="data, noise, F", order=3, stages=3, weak_order=2, stochastic=True, source=f"{SOURCE}, SEEDS-3")
 def seeds3(
     draft: Draft,
     grid: Grid,

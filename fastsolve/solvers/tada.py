@@ -18,7 +18,7 @@ def _mixed(matrix: Array, forms: list[Form]) -> list[Form]:
     return [sum((c * form for c, form in zip(row, forms, strict=True)), Form({})) for row in matrix.tolist()]
 
 
-@solver("tada", order=2, source="arXiv 2506.21757, algorithm 1")
+@solver("tada", forms="force", order=2, source="arXiv 2506.21757, algorithm 1")
 def tada(draft: Draft, grid: Grid, *, n_variables: int = 2, order: int = 2, last_var: float = 1.0) -> Form:
     """TADA (Chen et al. 2025, arXiv 2506.21757, algorithm 1), from the paper's text: the authors' code was not available to compare with.
 
