@@ -6,20 +6,26 @@ import difflib
 import functools
 import math
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 
 from fastsolve import grids, predictions, schedules, solvers
 from fastsolve.draft import Draft
 from fastsolve.forms import Form, FormError
-from fastsolve.grids import Explicit, Grid
+from fastsolve.grids import Explicit, Grid, Uniform
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
-from fastsolve.schedules import Schedule
+from fastsolve.schedules import VP, Schedule
 from fastsolve.solvers import Solver
 
 Options = tuple[tuple[str, object], ...]
 
 _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
+
+# At up to so many calls, a grid even in t leaves VP a last step in lam over which these extrapolate: 2 to 8 times quadratic's error.
+_FEW_CALLS = 8
+_EXTRAPOLATE = {"deis", "deis_tab", "dpmpp_2m", "dpmpp_3m", "res_multistep", "unipc"}
+_warned: set[tuple[str, str, Schedule]] = set()
 
 
 def make_plan(
@@ -41,7 +47,8 @@ def make_plan(
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
-    schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type.
+    schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type. Warns once
+    per solver, grid and schedule of a grid, asked for by name, that is known to be far off for the solver at so few calls.
     """
     if not isinstance(solver, str):
         raise TypeError(f"solver must be a name of list_solvers(), not {solver!r}")
@@ -54,6 +61,8 @@ def make_plan(
         raise ValueError(f"guidance must be a finite scale, not {guidance!r}")
     chosen = _options(solver, options)
     count = _steps(layout, steps, nfe)
+    if isinstance(grid, str):
+        _warn_of(solver, law, grid, layout, _positive("nfe", nfe) if count is None else count)
     if count is None:
         return _budgeted(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
     return _written(solver, law, layout, count, meaning, guidance, chosen)
@@ -73,6 +82,19 @@ def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
             f"give one of steps and nfe, not {'neither' if steps is None else f'both (steps={steps}, nfe={nfe})'}"
         )
     return None if steps is None else _positive("steps", steps)
+
+
+def _warn_of(solver: str, law: Schedule, grid: str, layout: Grid, calls: int) -> None:
+    """Warn once of the grid that a caller named; the schedule's default is nobody's choice."""
+    if solver not in _EXTRAPOLATE or type(law) is not VP or layout != Uniform() or calls > _FEW_CALLS:
+        return
+    if (asked := (solver, grid, law)) not in _warned:
+        _warned.add(asked)  # first: where warnings are errors, the next plan is still made
+        warnings.warn(
+            f"grid {grid!r} on schedule {law.name!r} is far off for {solver} at {calls} calls: use 'quadratic' or 'uniform_logsnr'",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _positive(name: str, value: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from fastsolve.denoiser import Denoiser
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Node, Schedule
+
+_TOP = 100.0  # sigma / alpha where a trajectory starts on a schedule that starts at alpha = 0
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,11 @@ def noise(denoiser: Denoiser, shape: Sequence[int] | None, count: int, seed: int
         raise ValueError(f"at least one trajectory is needed, not {count}")
     z = torch.randn(count, *of_sample, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return z.to(denoiser.device, dtype)
+
+
+def lam_range(law: Schedule, sigma_max: float | None) -> tuple[float, float]:
+    """First and last lam of a trajectory: the schedule's range, or from sigma_max (sigma / alpha)."""
+    if sigma_max is not None and not 0.0 < sigma_max < math.inf:
+        raise ValueError(f"sigma_max of a pilot must be positive and finite, not {sigma_max}")
+    top = law.node(law.t_max)
+    return top.lam if sigma_max is None and top.alpha else -math.log(sigma_max or _TOP), law.node(law.t_min).lam

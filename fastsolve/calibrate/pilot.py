@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastsolve.calibrate.field import Field, field_of, noise
+from fastsolve.calibrate.field import Field, field_of, lam_range, noise
 from fastsolve.denoiser import Denoiser
 from fastsolve.grids import RBEPilot
 from fastsolve.schedules import Node
-
-_TOP = 100.0  # sigma / alpha where a pilot starts on a schedule that starts at alpha = 0
 
 
 def _norm(x: Tensor) -> float:
@@ -50,12 +48,8 @@ def rbe_pilot(
     field = field_of(denoiser, model_kwargs, guidance)
     if levels < 4 or probes < 0:
         raise ValueError(f"a pilot needs at least 4 levels and 0 probes, not {levels} and {probes}")
-    if sigma_max is not None and not 0.0 < sigma_max < math.inf:
-        raise ValueError(f"sigma_max of a pilot must be positive and finite, not {sigma_max}")
     law = field.schedule
-    top = law.node(law.t_max)
-    high = top.lam if sigma_max is None and top.alpha else -math.log(sigma_max or _TOP)
-    low = law.node(law.t_min).lam
+    high, low = lam_range(law, sigma_max)
     lams = [high + (low - high) * j / (levels - 1) for j in range(levels)]
     nodes = [law.at_lam(lam) for lam in lams]
     nodes[-1] = law.node(law.t_min)

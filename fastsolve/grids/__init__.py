@@ -17,6 +17,7 @@ from fastsolve.grids.clock import (
     Stretched as Stretched,
     Uniform as Uniform,
 )
+from fastsolve.grids.jumps import GITSPilot as GITSPilot
 from fastsolve.grids.pilot import RBEPilot as RBEPilot
 from fastsolve.grids.published import Published as Published, ays as ays, gits as gits
 from fastsolve.grids.rbe import RBE as RBE, RBEAtan as RBEAtan, RBEReleasedGauss as RBEReleasedGauss

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from fastsolve.grids.kept import Kept
 from fastsolve.grids.rbe import Array, Density
 from fastsolve.grids.rule import check_positive
 from fastsolve.schedules import Schedule
@@ -19,7 +18,7 @@ _FLOOR = 1e-3  # of the largest statistic: no stretch of the range goes without 
 
 
 @dataclass(frozen=True)
-class RBEPilot(Density):
+class RBEPilot(Kept, Density):
     """Equal backward error as measured on a few trajectories of a model (`calibrate.rbe_pilot`); serves every number of steps.
 
     lams: where it was measured, increasing. first, second: rms over trajectories of |D'| and |5/12 D'' + 1/12 D'|, D' = dD/dlam.
@@ -91,18 +90,3 @@ class RBEPilot(Density):
         high, low = self.ends(schedule)
         lams = self._quantiles(min(high, math.exp(-self.lams[0])), low, count + 1)[:-1]
         return self.clocks(schedule, [-math.inf if high == math.inf else -math.log(high), *lams[1:]], to_end=False)
-
-    def save(self, path: str | Path) -> None:
-        """Write the pilot as JSON."""
-        Path(path).write_text(json.dumps({"grid": self.name, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> RBEPilot:
-        """The pilot of a JSON file. Raises ValueError for a file that holds none."""
-        try:
-            values = json.loads(Path(path).read_text())
-            if values.pop("grid") != cls.name:
-                raise ValueError("of another grid")
-            return cls(**values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} holds no pilot of {cls.name!r}: {error}") from error
