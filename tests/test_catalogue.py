@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,10 +36,9 @@ from fastsolve import Plan, grids, philox, predictions, schedules, solvers
 from fastsolve.lower import lower
 from fastsolve.schedules import Node
 from moments import MEAN, STD, marginal, moments, propagate
+from orders import HIGH, LOW, MIDDLE, START, exact, path_order, plan_of, slope, variance_order, without_noise
 from problems import Gaussian, plane_mixture
 
-HIGH, LOW = 3.0, 0.15  # sigma / alpha: where data and noise interact
-MIDDLE = grids.UniformLogSNR(sigma_min=LOW, sigma_max=HIGH, final_zero=False)
 BASIC = [Case(name) for name in SOLVERS]
 CHURNING = [name for name in SOLVERS if "s_churn" in solvers.get(name).options]
 FROM_ALPHA_0 = {
@@ -59,47 +57,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
-    """The order of convergence: minus the slope of log error over log steps."""
-    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
-
-
-START = torch.tensor([[1.2, -2.0], [-3.0, 0.7], [0.4, 2.6], [2.0, 2.0]], dtype=torch.float64)
-
-
-@functools.cache
-def exact(eta: float) -> Tensor:
-    """dx / dlam = (1 + eta) (D - x), the reverse SDE of VE without its noise, from HIGH to LOW by Runge and Kutta."""
-
-    def slope_at(lam: float, x: Tensor) -> Tensor:
-        return (1.0 + eta) * (plane_mixture().x0(x, math.exp(-lam)) - x)
-
-    x, lam, h = START, -math.log(HIGH), math.log(HIGH / LOW) / 600
-    for _ in range(600):
-        k1 = slope_at(lam, x)
-        k2 = slope_at(lam + h / 2, x + h / 2 * k1)
-        k3 = slope_at(lam + h / 2, x + h / 2 * k2)
-        k4 = slope_at(lam + h, x + h * k3)
-        x, lam = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), lam + h
-    return x
-
-
-def without_noise(case: Case, steps: int, eta: float) -> Tensor:
-    return fastsolve.sample(
-        plane_mixture().model("ve"),
-        solver=case.solver,
-        schedule="ve",
-        prediction="x0",
-        grid=MIDDLE,
-        steps=steps,
-        x_init=START,
-        noise=lambda _: torch.zeros_like(START),
-        options=case.where(eta=eta),
-        dtype=torch.float64,
-        executor="eager",
-    )
-
-
 @pytest.mark.parametrize(
     ("case", "eta"),
     [
@@ -111,21 +68,14 @@ def without_noise(case: Case, steps: int, eta: float) -> Tensor:
     ids=str,
 )
 def test_declared_order_on_a_nonlinear_problem(case: Case, eta: float) -> None:
-    steps = (64, 128, 256)
-    errors = [float((without_noise(case, n, eta) - exact(eta)).norm()) for n in steps]
-    assert slope(steps, errors) == pytest.approx(case.fact.order, abs=0.25), errors
-
-
-def plan_of(case: Case, steps: int, schedule: str = "ve", **options: object) -> Plan:
-    return fastsolve.make_plan(case.solver, schedule=schedule, grid=MIDDLE, steps=steps, options=case.where(**options))
+    order, errors = path_order(case, eta)
+    assert order == pytest.approx(case.fact.order, abs=0.25), errors
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.fact.weak_order], ids=str)
 def test_declared_weak_order_of_the_variance(case: Case) -> None:
-    # Of the variance: with eta = 1 the mean of Gaussian data is exact for every order, and for wrong weights.
-    steps, right = (64, 128, 256), marginal(1.0, LOW)[1] ** 2
-    errors = [abs(moments(plan_of(case, n, eta=1.0), marginal(1.0, HIGH))[1] / right - 1.0) for n in steps]
-    assert slope(steps, errors) == pytest.approx(case.fact.weak_order, abs=0.25), errors
+    order, errors = variance_order(case)
+    assert order == pytest.approx(case.fact.weak_order, abs=0.25), errors
     assert errors[-1] < (3e-2 if case.fact.weak_order == 1 else 3e-4)
 
 
