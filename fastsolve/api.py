@@ -50,9 +50,9 @@ def sample(
     if isinstance(x_init, Tensor):
         shape = tuple(x_init.shape) if shape is None else shape
         device = x_init.device if device is None else device
-    sampler = Sampler(
+    made = functools.partial(
+        Sampler,
         model,
-        shape,
         solver=solver,
         steps=steps,
         nfe=nfe,
@@ -66,6 +66,9 @@ def sample(
         executor=executor,
         check_finite=check_finite,
     )
+    sampler = made(shape=shape)
+    if isinstance(x_init, Tensor) and not sampler.plan.variables and x_init.shape[1:] == sampler.setting.shape:
+        sampler = made(shape=x_init.shape)  # beside a batch of them, the shape of a sample will do
     return sampler(seed=seed, x_init=x_init, noise=noise, model_kwargs=model_kwargs, progress=progress)
 
 

@@ -545,3 +545,11 @@ def test_the_start_is_noise_of_the_documented_stream() -> None:
     sampler(seed=5)
     noise = philox.normals(philox.sample_seeds(5, SHAPE[0]), 15, 0, START).reshape(SHAPE)
     assert_bits_equal(seen[0], np.float32(sampler.plan.start_std) * noise)
+
+
+def test_beside_x_init_the_shape_of_a_sample_will_do() -> None:
+    x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    options = {"solver": "ddim", "schedule": "ve", "prediction": "x0", "grid": [3.0, 1.0, 0.0], "x_init": x}
+    runs = [fastsolve.sample(lambda x, t: 0.5 * x, shape, **options) for shape in ((4, 3, 5), (3, 5), None)]
+    assert_bits_equal(runs[1], runs[0])
+    assert_bits_equal(runs[2], runs[0])
