@@ -8,13 +8,14 @@ from fastsolve import (
     presets as presets,
     schedules as schedules,
 )
-from fastsolve.api import Sampler as Sampler, cite as cite, list_solvers as list_solvers, sample as sample
+from fastsolve.api import cite as cite, list_solvers as list_solvers, sample as sample
 from fastsolve.denoiser import Denoiser as Denoiser
 from fastsolve.draft import Draft as Draft
 from fastsolve.forms import Form as Form
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets
+from fastsolve.sampler import Sampler as Sampler
 from fastsolve.solvers import Solver as Solver, solver as solver
 
 __version__ = "0.1.0"

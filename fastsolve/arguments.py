@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
@@ -127,12 +126,11 @@ def given_draws(noise: Noise | None, draws: int, setting: Setting) -> list[Tenso
     return [fitting(f"noise {i}", z, setting) for i, z in enumerate(given)]
 
 
-def branches(denoiser: Denoiser, kwargs: Mapping[str, object], count: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """The model with its keyword arguments, and with guidance the unconditional one after it."""
+def branches(denoiser: Denoiser, kwargs: Mapping[str, object], count: int) -> list[dict[str, object]]:
+    """The model's keyword arguments, and with guidance those of the unconditional call after them."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise TypeError(f"model_kwargs must be a dict of keyword arguments, not {kwargs!r}")
-    both = [kwargs, {**kwargs, **(denoiser.null or {})}][:count]
-    return [functools.partial(denoiser.model, **dict(k)) if k else denoiser.model for k in both]
+    return [dict(kwargs), {**kwargs, **(denoiser.null or {})}][:count]
 
 
 def progress_bar(total: int, name: str):  # type: ignore[no-untyped-def]  # tqdm states no types

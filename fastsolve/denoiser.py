@@ -44,7 +44,7 @@ class Denoiser:
         schedule = schedules.get(self.schedule)
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "prediction", predictions.get(self.prediction, getattr(schedule, "sigma_data", None)))
-        object.__setattr__(self, "device", torch.device(self.device) if self.device else _device_of(self.model))
+        object.__setattr__(self, "device", torch.device(self.device) if self.device else device_of(self.model))
         for name in ("dtype", "output_dtype"):
             given = getattr(self, name)
             if given is not None and not (isinstance(given, torch.dtype) and given.is_floating_point):
@@ -64,7 +64,11 @@ class Denoiser:
         return self.model(x, t, **kwargs)
 
 
-def _device_of(model: object) -> torch.device:
+def device_of(model: object) -> torch.device:
+    """Where a model lives: a Denoiser's device, that of a module's first parameter, else the CPU."""
+    if isinstance(model, Denoiser):
+        assert isinstance(model.device, torch.device)
+        return model.device
     if isinstance(model, torch.nn.Module):
         for parameter in model.parameters():
             return parameter.device

@@ -118,7 +118,7 @@ def _options(name: str, options: Mapping[str, object] | None) -> Options:
                 f"{name} has no option {option!r}; nearest is {near[0]!r}; it has {', '.join(sorted(known))}"
             )
         _check_value(name, option, value, known[option])
-    chosen = tuple(sorted((option, _frozen(value)) for option, value in (options or {}).items()))
+    chosen = tuple(sorted((option, frozen(value)) for option, value in (options or {}).items()))
     try:
         hash(chosen)
     except TypeError:
@@ -142,11 +142,11 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
             raise ValueError(f"option {option} of {name} must be a number, not nan")
 
 
-def _frozen(value: object) -> object:
+def frozen(value: object) -> object:
     """Lists as tuples and dicts as tuples of pairs, which can be keys."""
     if isinstance(value, Mapping):
-        return tuple(sorted((str(name), _frozen(v)) for name, v in value.items()))
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+        return tuple(sorted((str(name), frozen(v)) for name, v in value.items()))
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @functools.lru_cache(maxsize=256)

@@ -58,6 +58,8 @@ LAW = {
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
     "adapters": Row("api denoiser predictions schedules"),
     "arguments": Row("denoiser executors philox predictions schedules"),
+    "memo": Row("denoiser"),
+    "sampler": Row(ANY),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names
     "__init__": Row(ANY),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 from typing import NamedTuple
 
 import torch
 
-from fastsolve.executors.run import Backend, Setting
+from fastsolve.executors.graph import CudaRecorder, Recorder
+from fastsolve.executors.pool import Given as Given, Pool as Pool
+from fastsolve.executors.run import Backend, Setting as Setting
 from fastsolve.lower import Program
 
 _NAMES = ("eager", "native", "fused")
+_GRAPHS = ("auto", "require", "off")
 _HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -69,6 +73,28 @@ def _hindrance(name: str, setting: Setting) -> str | None:
             return (
                 "fused runs on a GPU; on a CPU only in Triton's interpreter (TRITON_INTERPRET=1 before Python starts)"
             )
+    return None
+
+
+def runs(name: str, graph: str, setting: Setting) -> Pool:
+    """The runs of an executor. graph: "auto", "require" or "off". Raises ValueError with the reason where a required graph cannot be."""
+    if graph not in _GRAPHS:
+        raise ValueError(f"graph must be one of {', '.join(map(repr, _GRAPHS))}, not {graph!r}")
+    recorder: Recorder | None = None
+    without = "asked for" if graph == "off" else _no_graph(name, setting)
+    if without is None:
+        recorder = CudaRecorder(setting.device)
+    elif graph == "require":
+        raise ValueError(f"graph='require' cannot be had: {without}")
+    return Pool(setting, functools.partial(backend, name), recorder, without or "", graph == "require")
+
+
+def _no_graph(name: str, setting: Setting) -> str | None:
+    """Why runs of an executor cannot be captured; None if they can."""
+    if setting.device.type != "cuda":
+        return f"CUDA graphs need a GPU, and the device is {setting.device}"
+    if name == "eager":
+        return "coefficients and draws of the eager executor come from the host"
     return None
 
 

@@ -17,9 +17,12 @@ class Eager(Backend):
 
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         self._launches, self._setting, self._tensors = program.launches, setting, tensors
-        exact = setting.dtype == torch.float64
-        self._table = (program.table if exact else program.table32).tolist()
+        self.load(program)
         self._seeds = np.zeros(setting.batch, np.uint64)
+
+    def load(self, program: Program) -> None:
+        exact = self._setting.dtype == torch.float64
+        self._table = (program.table if exact else program.table32).tolist()
 
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
         self._seeds = seeds

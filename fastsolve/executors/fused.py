@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsolve.executors.run import Backend, Setting
+from fastsolve.executors.upload import upload
 from fastsolve.kernels.update import Update
 from fastsolve.lower import Program
 
@@ -28,8 +29,11 @@ class Fused(Backend):
             for launch in program.launches
         ]
 
+    def load(self, program: Program) -> None:
+        upload(self._table, program.table32)
+
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
-        self._seeds.copy_(torch.from_numpy(seeds.view(np.int64)))
+        upload(self._seeds, seeds.view(np.int64))
 
     def bind(self, slot: int, tensor: Tensor) -> None:
         pass  # launches read the list of tensors

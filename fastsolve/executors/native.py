@@ -33,6 +33,9 @@ class Native(Backend):
             if tensor is not None:
                 self.bind(slot, tensor)
 
+    def load(self, program: Program) -> None:
+        self._table[:] = program.table32
+
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
         self._seeds[:] = seeds
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastsolve.executors.upload import upload
 from fastsolve.lower import Call, Program
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -18,13 +19,14 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is bound to. shape: [B, *sample]; dtype of the state, of the model's input and of its raw output."""
+    """What a run is bound to. shape: [B, *sample]; dtype of the state, of the model's input, its raw output and its t."""
 
     shape: tuple[int, ...]
     device: torch.device
     dtype: torch.dtype
     input_dtype: torch.dtype
     raw_dtype: torch.dtype
+    clock_dtype: torch.dtype
     reuses_output: bool
 
     @property
@@ -43,7 +45,14 @@ class Setting:
 
 
 class Backend(ABC):
-    """An executor's part: `tensors` is the list of slot tensors, which the loop fills as it goes."""
+    """An executor's part: `tensors` is the list of slot tensors, which the loop fills as it goes.
+
+    On a GPU, a launch only queues work on the current stream, and reads coefficients and seeds where `load` and `seed` write them.
+    """
+
+    @abstractmethod
+    def load(self, program: Program) -> None:
+        """Another program of the same structure: its coefficients."""
 
     @abstractmethod
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
@@ -59,30 +68,52 @@ class Backend(ABC):
 
 
 class Run:
-    """A program with its buffers, for one run at a time. Models are told levels by `clocks`, one [B] tensor per call."""
+    """A program with its buffers, for one run at a time. Models are told levels by one [B] tensor per call."""
 
     def __init__(
         self,
         program: Program,
         setting: Setting,
-        clocks: Sequence[Tensor],
         make: Callable[[Program, Setting, list[Tensor | None]], Backend],
     ) -> None:
-        self._program, self._setting = program, setting
+        self._setting = setting
         self._kinds = [slot.kind for slot in program.slots]
         self._tensors: list[Tensor | None] = [None] * len(self._kinds)
-        with torch.inference_mode(
-            False
-        ):  # an inference tensor keeps no version, by which a model that writes its input shows
+        calls = sum(len(made) for made, _ in program.steps)
+        with torch.inference_mode(False):  # an inference tensor keeps no version, by which a write to it shows
             for slot, kind in enumerate(self._kinds):
                 if kind in ("state", "input"):
-                    self._tensors[slot] = torch.empty(
-                        setting.shape, dtype=setting.dtype_of(kind), device=setting.device
-                    )
+                    dtype = setting.dtype_of(kind)
+                    self._tensors[slot] = torch.empty(setting.shape, dtype=dtype, device=setting.device)
+            self._levels = torch.empty(calls, setting.batch, dtype=setting.clock_dtype, device=setting.device)
+            self._clocks = self._levels.unbind(0)
         self._ours = {t.data_ptr() for t in self._tensors if t is not None}
         self._raw_slots = [slot for slot, kind in enumerate(self._kinds) if kind == "raw"]
-        self._backend = make(program, setting, self._tensors)
-        left = iter(clocks)
+        self.backend = make(program, setting, self._tensors)
+        self.writes_t = False  # the model was seen to write into its t
+        self._program = program
+        self._tell(program)
+
+    def load(self, program: Program) -> None:
+        """Another program of the same structure, in the same buffers: its coefficients and levels are written where the old ones are."""
+        if program is not self._program:
+            self.backend.load(program)
+            self._tell(program)
+            self._program = program
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._setting.device
+
+    def new(self) -> Tensor:
+        """A tensor for a result, not yet written."""
+        return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
+
+    def _tell(self, program: Program) -> None:
+        levels = np.array([call.t for calls, _ in program.steps for call in calls])
+        upload(self._levels, np.repeat(levels[:, None], self._setting.batch, 1))
+        left = iter(self._clocks)
         self._steps = [
             (index, [(call, next(left)) for call in calls], dead)
             for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1)
@@ -98,13 +129,26 @@ class Run:
         on_call: Callable[[], object] | None,
     ) -> Tensor:
         """One sample batch, in a tensor of its own. models: one per raw output of a call."""
-        setting, bind, launch = self._setting, self._backend.bind, self._backend.launch
-        out = torch.empty(setting.shape, dtype=setting.dtype, device=setting.device)
+        out = self.new()
+        self.backend.seed(seeds)
+        self.loop(models, start, noise, out, check_finite, on_call)
+        return out
+
+    def loop(
+        self,
+        models: Sequence[Model],
+        start: Sequence[Tensor],
+        noise: Sequence[Tensor],
+        out: Tensor,
+        check_finite: bool = False,
+        on_call: Callable[[], object] | None = None,
+    ) -> None:
+        """All calls and launches, with the seeds that are set, into `out`."""
+        bind, launch = self.backend.bind, self.backend.launch
         given = {"start": iter(start), "noise": iter(noise), "out": iter([out])}
         for slot, kind in enumerate(self._kinds):
             if kind in given:
                 self._put(slot, next(given[kind]))
-        self._backend.seed(seeds)
         tensors, number = self._tensors, 0
         try:
             launch(0)
@@ -121,6 +165,7 @@ class Run:
                         tensors[slot] = raw
                         bind(slot, raw)
                         if clock._version != told:  # a model that scales its t in place spoils no other call
+                            self.writes_t = True
                             clock.fill_(call.t)
                             told = clock._version
                     if x._version != version:
@@ -140,11 +185,10 @@ class Run:
             for slot, kind in enumerate(self._kinds):
                 if kind not in ("state", "input"):
                     tensors[slot] = None
-        return out
 
     def _put(self, slot: int, tensor: Tensor) -> None:
         self._tensors[slot] = tensor
-        self._backend.bind(slot, tensor)
+        self.backend.bind(slot, tensor)
 
     def _which(self, call: Call, number: int) -> str:
         return f"model call {number} of {sum(len(calls) for _, calls, _ in self._steps)} (t = {call.t:g})"

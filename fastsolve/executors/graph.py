@@ -1,0 +1,197 @@
+"""CUDA graphs: a run with its model, captured once and replayed as one launch. It knows CUDA graphs and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastsolve.executors.conditioning import replaced, signature
+from fastsolve.executors.run import Run
+from fastsolve.executors.watch import Watch
+
+_REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
+_one_capture = (
+    threading.Lock()
+)  # capture stops while another thread synchronises the device, as every capture does at its start
+
+
+class UncapturableError(RuntimeError):
+    """A model that cannot run inside a captured graph, with the reason in one line."""
+
+
+class Graph(Protocol):
+    """What was recorded."""
+
+    def replay(self) -> None:
+        """All of it, in the order of the current stream."""
+
+    def reset(self) -> None:
+        """Gives its memory back."""
+
+
+class Recorder(Protocol):
+    """Runs work beside the current stream, or records it."""
+
+    def aside(self, work: Callable[[], Tensor]) -> Tensor:
+        """Does the work on a stream of its own, ordered before and after by the current stream."""
+
+    def record(self, work: Callable[[], None]) -> Graph:
+        """The work as a graph; none of it runs."""
+
+
+class CudaRecorder:
+    """A side stream of a device, and graphs captured on it, each with a memory pool of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def aside(self, work: Callable[[], Tensor]) -> Tensor:
+        """Does the work on the side stream; the result belongs to the current one."""
+        current = torch.cuda.current_stream(self._device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side), _no_cast_cache():
+            out = work()
+        current.wait_stream(self._side)
+        out.record_stream(current)
+        return out
+
+    def record(self, work: Callable[[], None]) -> Graph:
+        """A captured graph. Raises what the work raises, or CUDA's own error for what cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # thread_local: other threads may allocate and launch meanwhile.
+            with (
+                _one_capture,
+                _no_cast_cache(),
+                torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"),
+            ):
+                work()
+        except BaseException:
+            # The old stream may be left in the middle of a capture.
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            raise
+        return graph
+
+
+@contextlib.contextmanager
+def _no_cast_cache() -> Iterator[None]:
+    """Weights that autocast has cast lie in its cache only until the caller leaves autocast: a graph must cast its own."""
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+
+
+class Captured:
+    """A run with its model as a graph: the first call warms up, launch by launch; the second records and replays.
+
+    What comes from the caller is copied into buffers of its own before each replay: the start, given noise, and the tensors
+    among the model's arguments. Coefficients, levels and seeds are read where the run keeps them. Calls come one at a time.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: Callable[..., Tensor],
+        arguments: Sequence[dict[str, object]],
+        start: Sequence[Tensor],
+        noise: Sequence[Tensor],
+        recorder: Recorder,
+    ) -> None:
+        self.run, self._model, self._recorder = run, model, recorder
+        _, tensors = signature(arguments, run.device)
+        with torch.inference_mode(False):  # outside of it, nobody may write into an inference tensor
+            self._start, self._noise = [torch.empty_like(t) for t in start], [torch.empty_like(t) for t in noise]
+            self._conditioning = [torch.empty_like(t).copy_(t) for t in tensors]
+            self._out = run.new()
+        left = iter(self._conditioning)
+        own = [replaced(kwargs, left) for kwargs in arguments]
+        self._models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in own]
+        self._watch: Watch | None = None
+        self._graph: Graph | None = None
+        self._restless = 0  # runs in a row in which the model replaced parts of its own
+
+    @property
+    def recorded(self) -> bool:
+        """It has a graph."""
+        return self._graph is not None
+
+    def __call__(
+        self,
+        seeds: npt.NDArray[np.uint64],
+        start: Sequence[Tensor],
+        noise: Sequence[Tensor],
+        conditioning: Sequence[Tensor],
+        at_once: bool,
+    ) -> Tensor:
+        """One sample batch, in a tensor of its own. at_once: record in the first call.
+
+        Raises UncapturableError with the reason, and what the model raises.
+        """
+        self.run.backend.seed(seeds)
+        for own, given in zip(
+            [*self._start, *self._noise, *self._conditioning], [*start, *noise, *conditioning], strict=True
+        ):
+            own.copy_(given)
+        if self._watch is None or not self._watch.holds():  # another model than the one that was warmed up or captured
+            self.close()
+            versions, before = [t._version for t in self._conditioning], Watch(self._model)
+            out = self._recorder.aside(self._by_launches)
+            # Once is nothing: some models are completed by their first call.
+            self._restless = 0 if before.holds() else self._restless + 1
+            if self._restless > 1:
+                raise UncapturableError(_REPLACES)
+            if [t._version for t in self._conditioning] != versions:
+                raise UncapturableError("the model writes into its model_kwargs")
+            self._watch = Watch(self._model)
+            if at_once:
+                self._record()
+            return out
+        if self._graph is None:
+            self._record()
+        assert self._graph is not None
+        self._graph.replay()
+        return self._out.clone()
+
+    def close(self) -> None:
+        """Gives the graph's memory back."""
+        if self._graph is not None:
+            self._graph.reset()
+        self._graph = self._watch = None
+
+    def _work(self) -> None:
+        self.run.loop(self._models, self._start, self._noise, self._out)
+
+    def _by_launches(self) -> Tensor:
+        self._work()
+        return self._out.clone()
+
+    def _record(self) -> None:
+        if self.run.writes_t:
+            raise UncapturableError("the model writes into its t")
+        try:
+            self._graph = self._recorder.record(self._work)
+        except Exception as error:
+            raise UncapturableError(_reason(error)) from error
+        if self._watch is not None and not self._watch.holds():
+            self.close()
+            raise UncapturableError(_REPLACES)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that came first: torch's own at the end of a spoilt capture says less."""
+    while error.__context__ is not None:
+        error = error.__context__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

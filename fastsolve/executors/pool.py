@@ -1,0 +1,154 @@
+"""Runs that wait for their next use, launch by launch or as graphs; any number of threads may draw from one pool."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastsolve.executors.conditioning import UnfollowedError, signature
+from fastsolve.executors.graph import Captured, Recorder, UncapturableError
+from fastsolve.executors.run import Backend, Run, Setting
+from fastsolve.lower import Program
+
+_KINDS_KEPT = 16  # each another structure, stream, or signature of the model's arguments
+
+_T = TypeVar("_T")
+
+
+class Given(NamedTuple):
+    """What a call of a sampler brings: seeds [B]; start tensors and draws, or none; the model's arguments, once per branch."""
+
+    seeds: npt.NDArray[np.uint64]
+    start: Sequence[Tensor]
+    noise: Sequence[Tensor]
+    arguments: Sequence[dict[str, object]]
+
+
+class Pool:
+    """Runs of one setting and one model, and their graphs.
+
+    recorder: makes the graphs; None runs launch by launch, for the reason `without`. required: what cannot be a graph is an error.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        make: Callable[[Program, Setting, list[Tensor | None]], Backend],
+        recorder: Recorder | None = None,
+        without: str = "",
+        required: bool = False,
+    ) -> None:
+        self._setting, self._make, self._recorder, self._required = setting, make, recorder, required
+        self._without = without  # the last reason to run launch by launch
+        self._runs: OrderedDict[Hashable, list[Run]] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, list[Captured]] = OrderedDict()
+        self._hindrances: dict[Hashable, str] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        program: Program,
+        model: Callable[..., Tensor],
+        given: Given,
+        check_finite: bool = False,
+        on_call: Callable[[], object] | None = None,
+    ) -> Tensor:
+        """One sample batch, in a tensor that is the caller's."""
+        on_gpu = self._setting.device.type == "cuda"
+        # A run's kernels may still be queued when it is given back: only its own stream may take it again.
+        stream = torch.cuda.current_stream(self._setting.device).cuda_stream if on_gpu else 0
+        key = (program.structure, bool(given.start), bool(given.noise), stream)
+        if self._recorder is not None:
+            try:
+                if check_finite or on_call is not None:
+                    raise UnfollowedError("a graph makes all calls at once: no bar moves, no output is looked at")
+                return self._graphed(self._recorder, key, program, model, given)
+            except (UnfollowedError, UncapturableError) as hindrance:
+                if self._required:
+                    raise RuntimeError(f"graph='require', and this cannot be one: {hindrance}") from hindrance
+                self._without = str(hindrance)
+        return self._by_launches(key, program, model, given, check_finite, on_call)
+
+    def _graphed(
+        self, recorder: Recorder, key: Hashable, program: Program, model: Callable[..., Tensor], given: Given
+    ) -> Tensor:
+        asked, conditioning = signature(given.arguments, self._setting.device)
+        key = (key, asked, *_modes(self._setting.device.type))
+        if key in self._hindrances:
+            raise UncapturableError(self._hindrances[key])
+        idle = self._shelf(self._graphs, key)
+        try:
+            captured = idle.pop()
+        except IndexError:
+            run = Run(program, self._setting, self._make)
+            captured = Captured(run, model, given.arguments, given.start, given.noise, recorder)
+        captured.run.load(program)
+        try:
+            out = captured(given.seeds, given.start, given.noise, conditioning, self._required)
+        except UncapturableError as hindrance:
+            self._hindrances[key] = str(hindrance)
+            raise
+        idle.append(captured)  # not after an error: what stopped half way is dropped
+        return out
+
+    def _by_launches(
+        self,
+        key: Hashable,
+        program: Program,
+        model: Callable[..., Tensor],
+        given: Given,
+        check_finite: bool,
+        on_call: Callable[[], object] | None,
+    ) -> Tensor:
+        models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in given.arguments]
+        idle = self._shelf(self._runs, key)
+        try:
+            run = idle.pop()
+        except IndexError:
+            run = Run(program, self._setting, self._make)
+        run.load(program)
+        try:
+            return run(models, given.seeds, given.start, given.noise, check_finite, on_call)
+        finally:
+            idle.append(run)
+
+    def _shelf(self, shelves: OrderedDict[Hashable, list[_T]], key: Hashable) -> list[_T]:
+        with self._lock:
+            shelf = shelves.setdefault(key, [])
+            shelves.move_to_end(key)
+            if len(shelves) > _KINDS_KEPT:
+                shelves.popitem(last=False)
+        return shelf
+
+    def __str__(self) -> str:
+        if self._recorder is None:
+            return f"launch by launch ({self._without})"
+        recorded = sum(captured.recorded for shelf in list(self._graphs.values()) for captured in list(shelf))
+        if recorded:
+            return f"one launch per sample ({recorded} captured)"
+        if self._without:
+            return f"launch by launch ({self._without})"
+        return f"one launch per sample, captured in the {'first' if self._required else 'second'} call"
+
+    def close(self) -> None:
+        """Gives back the memory of all runs that are idle; those at work give theirs back when they end."""
+        with self._lock:
+            graphs, self._graphs, self._runs = self._graphs, OrderedDict(), OrderedDict()
+        for shelf in graphs.values():
+            for captured in shelf:
+                captured.close()
+        if graphs and self._setting.device.type == "cuda":
+            torch.cuda.empty_cache()  # the memory of a graph's pool serves nobody else until then
+
+
+def _modes(device: str) -> tuple[object, ...]:
+    """What decides which kernels a model calls, beside the model."""
+    return (torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else ()
