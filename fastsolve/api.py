@@ -79,13 +79,14 @@ def _kept(
     model: Denoiser | Callable[..., Tensor], make: functools.partial[Sampler], shape: Sequence[int] | None
 ) -> Sampler:
     """The sampler that was made for the same question before, or a new one, which shares the runs of others of its model."""
-    asked = {**make.keywords, "shape": shape}
-    named = asked["solver"] if isinstance(asked["solver"], str) else ""
-    key = (
-        *map(planner.frozen, asked.values()),
-        device_of(model),
-        solvers.get(named) if named in solvers.names() else None,
-    )
+    asked = dict(make.keywords, shape=shape)
+    if not isinstance(asked["solver"], str):
+        return make(shape=shape)  # which says what is wrong with it
+    asked["solver"] = solvers.get(asked["solver"])  # a name may be given to another text
+    for name in ("shape", "grid", "options"):
+        if asked[name] is not None:
+            asked[name] = planner.frozen(asked[name])
+    key = (device_of(model), *asked.values())
     try:
         sampler = _memo.get(model, key)
     except TypeError:  # an argument that cannot be a key

@@ -16,6 +16,7 @@ Accuracy against float64 Box-Muller on the same words: absolute error below 1e-6
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 
@@ -43,13 +44,17 @@ def sample_seeds(seed: int | Iterable[int], batch: int) -> UInt64s:
     """
     if isinstance(seed, bytes | str | set | frozenset | dict):
         raise TypeError(f"seed must be an int or one int per sample, not {type(seed).__name__}")
-    if isinstance(seed, Iterable) and getattr(seed, "shape", None) != ():
+    if type(seed) is not int and isinstance(seed, Iterable) and getattr(seed, "shape", None) != ():
         given = [_as_int(s) for s in seed]
         if len(given) != batch:
             raise ValueError(f"seed has {len(given)} entries for a batch of {batch}: give one int, or one per sample")
         return np.array([s & _MASK for s in given], np.uint64)
-    first = _as_int(seed)
-    return np.array([(first + i * _WEYL) & _MASK for i in range(batch)], np.uint64)
+    return _spread(batch) + np.uint64(_as_int(seed) & _MASK)  # unsigned arrays wrap
+
+
+@functools.lru_cache(maxsize=64)
+def _spread(batch: int) -> UInt64s:
+    return np.array([i * _WEYL & _MASK for i in range(batch)], np.uint64)
 
 
 def _as_int(value: object) -> int:

@@ -91,6 +91,7 @@ class Sampler:
         self.executor = executors.choose(executor, self.setting)
         self.graph = graph
         self._pool = executors.runs(self.executor.name, graph, self.setting)
+        self._programs: dict[tuple[bool, bool], Program] = {}
         self._check_finite = check_finite
 
     @torch.no_grad()
@@ -139,16 +140,18 @@ class Sampler:
         self._pool.close()
 
     def _program(self, given: bool, noise: bool) -> Program:
-        setting = self.setting
-        return lower(
-            self.plan,
-            state_bytes=setting.dtype.itemsize,
-            raw_bytes=setting.raw_dtype.itemsize,
-            cast=setting.input_dtype != setting.dtype,
-            reused=setting.reuses_output,
-            given=given,
-            noise=noise,
-        )
+        if (given, noise) not in self._programs:
+            setting = self.setting
+            self._programs[given, noise] = lower(
+                self.plan,
+                state_bytes=setting.dtype.itemsize,
+                raw_bytes=setting.raw_dtype.itemsize,
+                cast=setting.input_dtype != setting.dtype,
+                reused=setting.reuses_output,
+                given=given,
+                noise=noise,
+            )
+        return self._programs[given, noise]
 
     def __str__(self) -> str:
         setting, (name, reason) = self.setting, self.executor

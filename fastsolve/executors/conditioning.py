@@ -17,6 +17,8 @@ class UnfollowedError(Exception):
 def signature(arguments: Sequence[dict[str, object]], device: torch.device) -> tuple[Hashable, list[Tensor]]:
     """What makes two sets of arguments ask for the same graph, and their tensors. Raises UnfollowedError with a reason."""
     tensors: list[Tensor] = []
+    if not any(arguments):
+        return None, tensors
     return tuple(_signed(kwargs, "model_kwargs", device, tensors) for kwargs in arguments), tensors
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,20 +66,32 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], None]) -> Graph:
         """A captured graph. Raises what the work raises, or CUDA's own error for what cannot be captured."""
+        with _one_capture, _no_cast_cache(), torch.cuda.stream(torch.cuda.current_stream(self._device)):
+            pool = torch.cuda.graph_pool_handle()
+            try:
+                return self._captured(work, pool)
+            except BaseException:
+                self._recover(pool)
+                raise
+
+    def _captured(self, work: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        try:
-            # thread_local: other threads may allocate and launch meanwhile.
-            with (
-                _one_capture,
-                _no_cast_cache(),
-                torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"),
-            ):
-                work()
-        except BaseException:
-            # The old stream may be left in the middle of a capture.
-            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            raise
+        # thread_local: other threads may allocate and launch meanwhile.
+        with torch.cuda.graph(graph, pool, self._side, "thread_local"):
+            work()
         return graph
+
+    def _recover(self, pool: Any) -> None:
+        """What torch leaves undone when a capture fails: its allocator holds events back, and its generator believes to be captured."""
+        torch.cuda.set_stream(torch.cuda.default_stream(self._device))
+        for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            with contextlib.suppress(RuntimeError, AttributeError):  # done already, or another torch
+                getattr(torch._C, undo)(self._device.index, pool)
+        self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # the old one may still be capturing
+        self._captured(self._something, torch.cuda.graph_pool_handle())
+
+    def _something(self) -> None:
+        torch.zeros(1, device=self._device)  # torch warns of an empty graph
 
 
 @contextlib.contextmanager
