@@ -93,7 +93,10 @@ def _kept(
         return make(shape=shape)
     if sampler is None:
         sampler = make(shape=shape)
-        sampler.denoiser = memo.weakly(sampler.denoiser, model)
+        try:
+            sampler.denoiser = memo.weakly(sampler.denoiser, model)
+        except TypeError:  # there are no weak references to a model of this kind
+            return sampler
         for other in _memo.all_of(model):
             sampler.share(other)
         _memo.keep(model, key, sampler)

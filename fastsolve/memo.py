@@ -37,17 +37,14 @@ class Memo(Generic[T]):
             return kept.get(key)
 
     def keep(self, model: object, key: Hashable, thing: T) -> None:
-        """Keeps a thing, if there can be weak references to the model."""
+        """Keeps a thing; there must be weak references to the model."""
         with self._lock:
             kept = self._of(model)
             kept[key] = thing
             if len(kept) > _MOST:
                 kept.popitem(last=False)
             owner, name = _named(model)
-            try:
-                self._kept.setdefault(name, (weakref.ref(owner, self._forget(name)), kept))
-            except TypeError:
-                return
+            self._kept.setdefault(name, (weakref.ref(owner, self._forget(name)), kept))
 
     def all_of(self, model: object) -> list[T]:
         """All that is kept for a model."""
@@ -92,5 +89,8 @@ class _Weak:
 
 
 def weakly(denoiser: Denoiser, model: Denoiser | Model) -> Denoiser:
-    """A denoiser that does not keep the model alive which it was made of: a copy of a Denoiser, a weak reference to a callable."""
+    """A denoiser that does not keep alive what it was made of: a copy of a Denoiser, a weak reference to a callable.
+
+    Raises TypeError for a callable that has none.
+    """
     return replace(denoiser) if isinstance(model, Denoiser) else replace(denoiser, model=_Weak(model))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.executors.upload import upload
+from fastsolve.executors.upload import Seeds, upload
 from fastsolve.kernels.update import Update
 from fastsolve.lower import Program
 
@@ -23,7 +23,7 @@ class Fused(Backend):
         draws = [draw for launch in program.launches for draw in launch.draws]
         self._draws = torch.tensor(draws or [(0, 0)], dtype=torch.int32).to(device)
         self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()
-        self._seeds = torch.zeros(setting.batch, dtype=torch.int64, device=device)
+        self._seeds = Seeds(setting.batch, device)
         self._patterns = [
             Update(tuple(row.terms for row in launch.rows), len(launch.sources), len(launch.draws))
             for launch in program.launches
@@ -33,7 +33,7 @@ class Fused(Backend):
         upload(self._table, program.table32)
 
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
-        upload(self._seeds, seeds.view(np.int64))
+        self._seeds.set(seeds)
 
     def bind(self, slot: int, tensor: Tensor) -> None:
         pass  # launches read the list of tensors
@@ -47,7 +47,7 @@ class Fused(Backend):
             launch.rows[0].offset,
             self._draws,
             self._first[index],
-            self._seeds,
+            self._seeds.tensor,
             setting.batch,
             setting.size,
         )

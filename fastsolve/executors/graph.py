@@ -58,9 +58,11 @@ class CudaRecorder:
         """Does the work on the side stream; the result belongs to the current one."""
         current = torch.cuda.current_stream(self._device)
         self._side.wait_stream(current)
-        with torch.cuda.stream(self._side), _no_cast_cache():
-            out = work()
-        current.wait_stream(self._side)
+        try:
+            with torch.cuda.stream(self._side), _no_cast_cache():
+                out = work()
+        finally:  # after an error too: the buffers that are freed then belong to the current stream
+            current.wait_stream(self._side)
         out.record_stream(current)
         return out
 

@@ -63,6 +63,10 @@ class Pool:
     ) -> Tensor:
         """One sample batch, in a tensor that is the caller's."""
         on_gpu = self._setting.device.type == "cuda"
+        if on_gpu and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a sampler captures a graph of its own and cannot be called while another one is captured"
+            )
         # A run's kernels may still be queued when it is given back: only its own stream may take it again.
         stream = torch.cuda.current_stream(self._setting.device).cuda_stream if on_gpu else 0
         key = (program.structure, bool(given.start), bool(given.noise), stream)

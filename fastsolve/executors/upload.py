@@ -1,4 +1,4 @@
-"""Host values into a device's tensor, behind what is queued there and without waiting for it."""
+"""Host values into a device's tensors, behind what is queued there and without waiting for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from fastsolve import philox
 
 
 def upload(to: Tensor, values: npt.NDArray[np.generic]) -> None:
@@ -16,3 +18,20 @@ def upload(to: Tensor, values: npt.NDArray[np.generic]) -> None:
         to.copy_(source.pin_memory(), non_blocking=True)
     else:
         to.copy_(source)
+
+
+class Seeds:
+    """Seeds of a batch on a device, int64 [batch], in a tensor that stays where it is."""
+
+    def __init__(self, batch: int, device: torch.device) -> None:
+        self._spread = philox.sample_seeds(0, batch)
+        self._on_device = torch.from_numpy(self._spread.view(np.int64)).to(device)
+        self.tensor = torch.zeros_like(self._on_device)
+
+    def set(self, seeds: npt.NDArray[np.uint64]) -> None:
+        """Writes uint64 [batch]. Those of one int need no copy from the host: they are an addition on the device."""
+        first = seeds[:1]
+        if len(seeds) == 1 or (seeds - self._spread == first).all():
+            torch.add(self._on_device, int(first.view(np.int64)[0]), out=self.tensor)
+        else:
+            upload(self.tensor, seeds.view(np.int64))
