@@ -44,7 +44,7 @@ class Memo(Generic[T]):
             if len(kept) > _MOST:
                 kept.popitem(last=False)
             owner, name = _named(model)
-            self._kept.setdefault(name, (weakref.ref(owner, self._forget(name)), kept))
+            self._kept[name] = (weakref.ref(owner, self._forget(name)), kept)
 
     def all_of(self, model: object) -> list[T]:
         """All that is kept for a model."""
