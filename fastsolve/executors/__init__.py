@@ -93,6 +93,8 @@ def _no_graph(name: str, setting: Setting) -> str | None:
     """Why runs of an executor cannot be captured; None if they can."""
     if setting.device.type != "cuda":
         return f"CUDA graphs need a GPU, and the device is {setting.device}"
+    if setting.reuses_output:
+        return "a model with reuses_output may replay graphs of its own, and these cannot be captured"
     if name == "eager":
         return "coefficients and draws of the eager executor come from the host"
     return None
