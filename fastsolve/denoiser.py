@@ -24,7 +24,7 @@ class Denoiser:
     dtype: of the x the model is called with; None is the state's. output_dtype: of raw; None is dtype.
     nfe: the budget of model calls where the caller states none.
     null: keyword arguments of the unconditional call, for guidance.
-    reuses_output: the model returns the same storage every time (a CUDA-graphed or `reduce-overhead` model): it is copied, and never captured.
+    reuses_output: the model returns the same storage every time (a `reduce-overhead` model): it is copied, never captured.
     """
 
     model: Callable[..., torch.Tensor]
