@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -80,10 +81,10 @@ def runs(name: str, graph: str, setting: Setting) -> Pool:
     """The runs of an executor. graph: "auto", "require" or "off". Raises ValueError with the reason where a required graph cannot be."""
     if graph not in _GRAPHS:
         raise ValueError(f"graph must be one of {', '.join(map(repr, _GRAPHS))}, not {graph!r}")
-    recorder: Recorder | None = None
+    recorder: Callable[[], Recorder] | None = None
     without = "asked for" if graph == "off" else _no_graph(name, setting)
     if without is None:
-        recorder = CudaRecorder(setting.device)
+        recorder = functools.partial(CudaRecorder, setting.device)
     elif graph == "require":
         raise ValueError(f"graph='require' cannot be had: {without}")
     return Pool(setting, functools.partial(backend, name), recorder, without or "", graph == "require")

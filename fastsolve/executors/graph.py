@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from fastsolve.executors.run import Run
 from fastsolve.executors.watch import Watch
 
 _REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
-_one_capture = (
-    threading.Lock()
-)  # capture stops while another thread synchronises the device, as every capture does at its start
+_choosing = threading.Lock()
+# A capture begins with a synchronisation of the device, which another one would not survive.
+_capturing = threading.Lock()
 
 
 class UncapturableError(RuntimeError):
@@ -48,52 +48,73 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """A side stream of a device, and graphs captured on it, each with a memory pool of its own."""
+    """Warms up and captures on a stream that is nobody else's meanwhile; every graph has a memory pool of its own."""
+
+    _busy: ClassVar[set[int]] = set()
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._side: torch.cuda.Stream | None = None
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[torch.cuda.Stream]:
+        """The stream of the last time, or another of torch's 32: what a second thread sends to one that captures ends up in the graph."""
+        with _choosing:
+            for _ in range(32):
+                if self._side is not None and self._side.cuda_stream not in self._busy:
+                    break
+                self._side = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+            else:
+                raise RuntimeError("more than 32 threads make graphs at once")
+            side = self._side
+            self._busy.add(side.cuda_stream)
+        try:
+            yield side
+        finally:
+            self._busy.discard(side.cuda_stream)
 
     def aside(self, work: Callable[[], Tensor]) -> Tensor:
-        """Does the work on the side stream; the result belongs to the current one."""
+        """Does the work on a side stream; the result belongs to the current one."""
         current = torch.cuda.current_stream(self._device)
-        self._side.wait_stream(current)
-        try:
-            with torch.cuda.stream(self._side), _no_cast_cache():
-                out = work()
-        finally:  # after an error too: the buffers that are freed then belong to the current stream
-            current.wait_stream(self._side)
+        with self._own_stream() as side:
+            side.wait_stream(current)
+            try:
+                with torch.cuda.stream(side), _no_cast_cache():
+                    out = work()
+            finally:  # after an error too: the buffers that are freed then belong to the current stream
+                current.wait_stream(side)
         out.record_stream(current)
         return out
 
     def record(self, work: Callable[[], None]) -> Graph:
         """A captured graph. Raises what the work raises, or CUDA's own error for what cannot be captured."""
-        with _one_capture, _no_cast_cache(), torch.cuda.stream(torch.cuda.current_stream(self._device)):
+        # After a failure torch leaves its side stream as the current one: the outermost of these puts ours back.
+        with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing, _no_cast_cache():
             pool = torch.cuda.graph_pool_handle()
             try:
-                return self._captured(work, pool)
+                with self._own_stream() as side:
+                    return _capture(work, pool, side)
             except BaseException:
+                self._side = None
                 self._recover(pool)
                 raise
 
-    def _captured(self, work: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads may allocate and launch meanwhile.
-        with torch.cuda.graph(graph, pool, self._side, "thread_local"):
-            work()
-        return graph
-
     def _recover(self, pool: Any) -> None:
-        """What torch leaves undone when a capture fails: its allocator holds events back, and its generator believes to be captured."""
+        """What torch leaves undone when a capture fails: its allocator holds events back, its generator believes to be captured."""
         torch.cuda.set_stream(torch.cuda.default_stream(self._device))
         for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
             with contextlib.suppress(RuntimeError, AttributeError):  # done already, or another torch
                 getattr(torch._C, undo)(self._device.index, pool)
-        self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # the old one may still be capturing
-        self._captured(self._something, torch.cuda.graph_pool_handle())
+        with self._own_stream() as side:
+            _capture(lambda: torch.zeros(1, device=self._device), torch.cuda.graph_pool_handle(), side)
 
-    def _something(self) -> None:
-        torch.zeros(1, device=self._device)  # torch warns of an empty graph
+
+def _capture(work: Callable[[], object], pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: other threads may allocate and launch meanwhile.
+    with torch.cuda.graph(graph, pool, stream, "thread_local"):
+        work()
+    return graph
 
 
 @contextlib.contextmanager

@@ -35,14 +35,14 @@ class Given(NamedTuple):
 class Pool:
     """Runs of one setting and one model, and their graphs.
 
-    recorder: makes the graphs; None runs launch by launch, for the reason `without`. required: what cannot be a graph is an error.
+    recorder: makes what makes a graph; None runs launch by launch, for the reason `without`. required: what cannot be a graph is an error.
     """
 
     def __init__(
         self,
         setting: Setting,
         make: Callable[[Program, Setting, list[Tensor | None]], Backend],
-        recorder: Recorder | None = None,
+        recorder: Callable[[], Recorder] | None = None,
         without: str = "",
         required: bool = False,
     ) -> None:
@@ -82,7 +82,12 @@ class Pool:
         return self._by_launches(key, program, model, given, check_finite, on_call)
 
     def _graphed(
-        self, recorder: Recorder, key: Hashable, program: Program, model: Callable[..., Tensor], given: Given
+        self,
+        recorder: Callable[[], Recorder],
+        key: Hashable,
+        program: Program,
+        model: Callable[..., Tensor],
+        given: Given,
     ) -> Tensor:
         asked, conditioning = signature(given.arguments, self._setting.device)
         key = (key, asked, *_modes(self._setting.device.type))
@@ -93,7 +98,7 @@ class Pool:
             captured = idle.pop()
         except IndexError:
             run = Run(program, self._setting, self._make)
-            captured = Captured(run, model, given.arguments, given.start, given.noise, recorder)
+            captured = Captured(run, model, given.arguments, given.start, given.noise, recorder())
         captured.run.load(program)
         try:
             out = captured(given.seeds, given.start, given.noise, conditioning, self._required)
@@ -145,7 +150,7 @@ class Pool:
     def close(self) -> None:
         """Gives back the memory of all runs that are idle; those at work give theirs back when they end."""
         with self._lock:
-            graphs, self._graphs, self._runs = self._graphs, OrderedDict(), OrderedDict()
+            graphs, self._graphs, self._runs, self._hindrances = self._graphs, OrderedDict(), OrderedDict(), {}
         for shelf in graphs.values():
             for captured in shelf:
                 captured.close()
