@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
 import torch
@@ -37,8 +37,8 @@ class AbsentError(Exception):
     """Why a library's samplers are not here."""
 
 
-def diffusers() -> list[Peer]:
-    """Schedulers with eps-prediction on Stable Diffusion's betas, or of flow matching; `set_begin_index(0)` called, the best case."""
+def schedulers() -> list[tuple[str, str, int, Callable[[], Any]]]:
+    """Of diffusers, (name, solver, calls, make): eps-prediction on Stable Diffusion's betas, or flow matching."""
     try:
         import diffusers as d
     except ImportError as error:
@@ -47,7 +47,7 @@ def diffusers() -> list[Peer]:
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
     multistep, unipc = d.DPMSolverMultistepScheduler, d.UniPCMultistepScheduler
-    schedulers: list[tuple[str, str, int, Callable[[], object]]] = [
+    return [
         ("FlowMatchEuler", "flow_euler", 1, lambda: d.FlowMatchEulerDiscreteScheduler(shift=3.0)),
         ("FlowMatchHeun", "flow_heun", 2, lambda: d.FlowMatchHeunDiscreteScheduler(shift=3.0)),
         ("EulerDiscrete", "euler", 1, lambda: d.EulerDiscreteScheduler(**betas)),
@@ -71,21 +71,31 @@ def diffusers() -> list[Peer]:
         ("UniPC flow order 2", "unipc", 1, lambda: unipc(solver_order=2, **flow)),
         ("SASolver", "sa_solver", 1, lambda: d.SASolverScheduler(**betas)),
     ]
-    return [Peer("diffusers", name, solver, calls, _loop(make)) for name, solver, calls, make in schedulers]
 
 
-def _loop(make: Callable[[], object]) -> Callable[[Model, Tensor], Tensor]:
+def diffusers() -> list[Peer]:
+    """Loops around `.step` and `.scale_model_input`; with `set_begin_index(0)`, the best case."""
+    return [Peer("diffusers", name, solver, calls, _loop(make)) for name, solver, calls, make in schedulers()]
+
+
+def _loop(make: Callable[[], Any]) -> Callable[[Model, Tensor], Tensor]:
     def run(model: Model, x: Tensor) -> Tensor:
-        scheduler = make()
-        scheduler.set_timesteps(STEPS, device=x.device)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
+        scheduler = begun(make, x.device)
         for t in scheduler.timesteps:
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(model(scaled, t), t, x, return_dict=False)[0]
         return x
 
     return run
+
+
+def begun(make: Callable[[], Any], device: torch.device) -> Any:
+    """A scheduler before its first step."""
+    scheduler = make()
+    scheduler.set_timesteps(STEPS, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return scheduler
 
 
 def k_diffusion() -> list[Peer]:
