@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -70,20 +70,26 @@ class Report:
             print(f"{case:38s} {provider:28s} {p20:10.2f} {p50:10.2f} {p80:10.2f} {p50 / ours:8.2f}", flush=True)
 
     def write(self) -> None:
-        """Saves the rows with device, versions, commit and date."""
-        RESULTS.mkdir(exist_ok=True)
-        result = {
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "commit": _commit(),
-            "device": _processor(),
-            "versions": {
-                "fastsolve": fastsolve.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "rows": self.rows,
-        }
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        """Saves the rows, see `save`."""
+        save(self.name, self.rows)
+
+
+def save(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> None:
+    """Writes rows to results/ with device, versions, commit and date."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commit": _commit(),
+        "device": _processor(),
+        "versions": {
+            "fastsolve": fastsolve.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        **more,
+        "rows": list(rows),
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _commit() -> str:
