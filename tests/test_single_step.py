@@ -274,7 +274,7 @@ REFUSED = [
     ("dpmpp_2s", "vp", {"inner": "half"}, r"inner must be one of 'lambda', 'grid', not 'half'"),
     ("dpmpp_3s", "vp", {"inner": "grid", "orders": [2, 3]}, r"a step to sigma = 0 or from alpha = 0 is first order"),
     ("dpmpp_sde", "vp", {"r": 1.5}, r"r must lie in \(0, 1\], not 1.5"),
-    ("dpmpp_sde", "vp", {"compat": "official"}, r"compat must be one of 'k_diffusion', not 'official'"),
+    ("dpmpp_sde", "vp", {"compat": "official"}, r"compat must be one of None, 'k_diffusion', not 'official'; nearest is 'k_diffusion'"),
     ("ancestral", "vp", {"base": "dpmpp_2m"}, r"needs a single-step base, but 'dpmpp_2m' remembers earlier steps"),
     ("ancestral", "vp", {"base": "seeds2"}, r"needs a deterministic base, but 'seeds2' adds noise of its own"),
     (

@@ -17,7 +17,8 @@ from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import level_weights
 from fastsolve.schedules import Node, Schedule
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
+from fastsolve.solvers.ddim import ddim_step
 
 SOURCE = "arXiv 2204.13902"
 Weights = Callable[[Sequence[Node], Node], Sequence[float]]  # C_j from the nodes of the past, newest first, and t
@@ -35,18 +36,6 @@ TABLEAUS: dict[str, Tableau] = {
     "4rk": ((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 WARMUPS = {"ramp": "", "heun": "2heun", "rk": "4rk"}
-
-
-def chosen(option: str, value: object, known: Sequence[object]) -> None:
-    """Raises ValueError unless the value is one of those known."""
-    if isinstance(value, bool | float) or value not in known:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, known))}, not {value!r}")
-
-
-def ddim_step(x: Form, d: Form, s: Node, t: Node) -> Form:
-    """Exact for a constant prediction; finite at alpha = 0 and sigma = 0."""
-    ratio = t.sigma / s.sigma
-    return ratio * x + (t.alpha - s.alpha * ratio) * d
 
 
 def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau) -> Form:
@@ -81,7 +70,7 @@ def multistep(
     to_zero: bool = False,
 ) -> Form:
     """Steps through the last `points` noises; from_zero, to_zero: weights exist with a node at alpha = 0, for a step to sigma = 0."""
-    chosen("warmup", warmup, list(WARMUPS))
+    one_of("warmup", warmup, WARMUPS)
     x, past = draft.start, list[tuple[Node, Form]]()
     for i, (s, t) in enumerate(pairwise(grid)):
         d = draft.denoised(s, x)
@@ -103,7 +92,7 @@ def multistep(
 
 def interpolated(schedule: Schedule, variable: str) -> Weights:
     """The weights of interpolation in the schedule's clock ("t"), in rho = sigma / alpha, or in lambda ("logrho")."""
-    chosen("variant", variable, ["t", "rho", "logrho"])
+    one_of("variant", variable, ("t", "rho", "logrho"))
     position = {"t": schedule.clock, "rho": lambda lam: math.exp(-lam), "logrho": None}[variable]
 
     def weights(nodes: Sequence[Node], t: Node) -> list[float]:
@@ -128,7 +117,7 @@ def deis(
     order: degree of the interpolation, 0 (DDIM) to 3. variant: its variable, the clock "t" (tAB-DEIS), "rho" (rhoAB-DEIS) or "logrho",
     lambda, as in diffusers. warmup, lower_order_final: as in the module; with warmup="rk" the order is one more than the degree.
     """
-    chosen("order", order, range(4))
+    one_of("order", order, range(4))
     weights = interpolated(draft.schedule, variant)
     return multistep(
         draft,
@@ -163,7 +152,7 @@ def deis_rho_rk(draft: Draft, grid: Grid, *, tableau: str = "3kutta") -> Form:
 
     tableau: its name in `TABLEAUS`, which starts with the number of calls a step (and the order).
     """
-    chosen("tableau", tableau, list(TABLEAUS))
+    one_of("tableau", tableau, TABLEAUS)
     x = draft.start
     for s, t in pairwise(grid):
         d = draft.denoised(s, x)

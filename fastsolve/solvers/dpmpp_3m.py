@@ -8,8 +8,7 @@ from itertools import pairwise
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import decay
-from fastsolve.solvers import Grid, solver
-from fastsolve.solvers.deis import chosen
+from fastsolve.solvers import Grid, one_of, solver
 from fastsolve.solvers.sa_solver import Output, adams_step, fresh
 
 RULES = {"midpoint": "bh2", "heun": "exact"}
@@ -55,8 +54,8 @@ def dpmpp_3m_sde(
 def _three_point(
     draft: Draft, grid: Grid, eta: float, s_noise: float, variant: str, warmup: str, lower_order_final: bool
 ) -> Form:
-    chosen("variant", variant, ["coded", "exact"])
-    chosen("warmup", warmup, list(RULES))
+    one_of("variant", variant, ("coded", "exact"))
+    one_of("warmup", warmup, RULES)
     x, past = draft.start, list[Output]()
     for i, (s, t) in enumerate(pairwise(grid)):
         past = [(s, draft.denoised(s, x)), *past][:3]

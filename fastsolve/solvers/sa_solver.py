@@ -10,8 +10,7 @@ from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import decay, exponential_weights
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, solver
-from fastsolve.solvers.deis import chosen
+from fastsolve.solvers import Grid, one_of, solver
 
 Output = tuple[Node, Form]  # a node and the prediction there
 
@@ -66,9 +65,9 @@ def sa_solver(
     rules as published for few steps. pece: call the model again after the corrector. lower_order_final: no more predictor
     points than positive levels left, and one more for the corrector.
     """
-    chosen("order", order, range(1, 5))
-    chosen("corrector_order", corrector_order, range(6))
-    chosen("variant", variant, ["exact", "simple"])
+    one_of("order", order, range(1, 5))
+    one_of("corrector_order", corrector_order, range(6))
+    one_of("variant", variant, ("exact", "simple"))
     rule = {"exact": "exact", "simple": "bh1"}[variant]
     x, arrived, noise, eta_t, past = draft.start, draft.start, Form({}), 0.0, list[Output]()
     positive = sum(node.sigma > 0.0 for node in grid)

@@ -6,8 +6,7 @@ from itertools import pairwise
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
-from fastsolve.solvers import Grid, solver
-from fastsolve.solvers.deis import chosen
+from fastsolve.solvers import Grid, one_of, solver
 from fastsolve.solvers.sa_solver import Output, adams_step
 
 
@@ -27,8 +26,8 @@ def unipc(
     lower_order_final: no more points than steps left, as published; without it the order is one more. corrector: False is UniP.
     The last step is not corrected; the published variant "vary_coeff" is wrong and not here.
     """
-    chosen("order", order, range(1, 4))
-    chosen("variant", variant, ["bh1", "bh2"])
+    one_of("order", order, range(1, 4))
+    one_of("variant", variant, ("bh1", "bh2"))
     x, arrived, count, past = draft.start, draft.start, 1, list[Output]()
     for i, (s, t) in enumerate(pairwise(grid)):
         d = draft.denoised(s, arrived)
