@@ -524,7 +524,8 @@ def test_x_init_of_the_start_noise_is_the_start(name: str) -> None:
     assert_bits_equal(drawn(name, 11, x_init=start), drawn(name, 11))
 
 
-def test_heun_is_edm_algorithm_2() -> None:
+@pytest.mark.parametrize("name", ["euler", "heun", "dpm_solver_2"])
+def test_churn_is_that_of_edm_algorithm_2(name: str) -> None:
     levels = (HIGH, 2.0, 1.1, 0.5, LOW, 0.0)
     churn, t_min, t_max, loud = 1.5, 0.3, 2.5, 1.01
     noise = torch.randn(40, *START.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -535,9 +536,15 @@ def test_heun_is_edm_algorithm_2() -> None:
         if gamma:
             x = x + math.sqrt(hat**2 - s**2) * loud * next(draws)
         slope_hat = (x - denoise(x, hat)) / hat
-        euler = x + (t - hat) * slope_hat
-        x = euler if t == 0.0 else x + (t - hat) * 0.5 * (slope_hat + (euler - denoise(euler, t)) / t)
-    assert_close(run("heun", grid=levels, s_churn=churn, s_tmin=t_min, s_tmax=t_max, s_noise=loud), x)
+        euler, middle = x + (t - hat) * slope_hat, math.sqrt(hat * t)
+        if name == "euler" or t == 0.0:
+            x = euler
+        elif name == "heun":
+            x = x + (t - hat) * 0.5 * (slope_hat + (euler - denoise(euler, t)) / t)
+        else:
+            inside = x + (middle - hat) * slope_hat
+            x = x + (t - hat) * (inside - denoise(inside, middle)) / middle
+    assert_close(run(name, grid=levels, s_churn=churn, s_tmin=t_min, s_tmax=t_max, s_noise=loud), x)
 
 
 @pytest.mark.parametrize("lower_order_final", [False, True])
