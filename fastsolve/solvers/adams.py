@@ -42,14 +42,16 @@ def ipndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "ramp", low
     return multistep(draft, grid, _constant, order, warmup=warmup, lower_order_final=lower_order_final)
 
 
-@solver("pndm", forms="noise", order=2, source="arXiv 2202.09778, equation 12; diffusers PNDMScheduler, skip_prk_steps")
-def pndm(draft: Draft, grid: Grid, *, order: int = 4, lower_order_final: bool = False) -> Form:
-    """PNDM (Liu et al. 2022, arXiv 2202.09778, equation 12), PLMS with skip_prk_steps: ipndm whose first step is done twice.
+@solver("pndm", forms="noise", order=2, source="arXiv 2202.09778, equations 12 and 13; diffusers PNDMScheduler")
+def pndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "heun", lower_order_final: bool = False) -> Form:
+    """PNDM (Liu et al. 2022, arXiv 2202.09778, equations 12, 13): ipndm with a start of its own.
 
-    The second time it takes the mean of both noises: one call more than steps. A last call that changes nothing is not made.
+    warmup: "heun", as PLMS and skip_prk_steps, does the first step twice, the second time with the mean of both noises: one call more;
+    "prk", as published, starts with pseudo Runge-Kutta steps: three more each. A last call that changes nothing is not made.
     """
     one_of("order", order, range(1, 5))
-    return multistep(draft, grid, _constant, order, warmup="heun", lower_order_final=lower_order_final)
+    one_of("warmup", warmup, ("heun", "prk"))
+    return multistep(draft, grid, _constant, order, warmup=warmup, lower_order_final=lower_order_final)
 
 
 @solver("lms", forms="noise", order=2, source="k-diffusion sample_lms")

@@ -3,8 +3,9 @@
 All steps are written as DDIM's plus differences of noises, x_t = ddim(x_s, D_0) + sum C_j (eps_j - eps_0), C_j = alpha_t times the
 integral of the j-th Lagrange polynomial over rho = sigma / alpha: no cancellation, and finite where alpha_s = 0. Options shared:
 warmup "ramp" (as published: as many points as there are, which limits the order to 2), "heun" (the first step is Heun's, one more call,
-order 3 at most) or "rk" (classical Runge-Kutta until there are enough points, three more calls a step); lower_order_final uses no
-more points than steps are left. A step to sigma = 0 returns the denoised prediction, one from alpha = 0 is DDIM's.
+order 3 at most), "rk" (classical Runge-Kutta until there are enough points, three more calls a step) or "prk" (PNDM's pseudo
+Runge-Kutta, the same through the middle of the clock, of order 2); lower_order_final uses no more points than steps are left. A step to
+sigma = 0 returns the denoised prediction, one from alpha = 0 is DDIM's.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ TABLEAUS: dict[str, Tableau] = {
     "3ssprk": ((0, 1, 1 / 2), ((), (1,), (1 / 4, 1 / 4)), (1 / 6, 1 / 6, 2 / 3)),
     "4rk": ((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-WARMUPS = {"ramp": "", "heun": "2heun", "rk": "4rk"}
+WARMUPS = {"ramp": "", "heun": "2heun", "rk": "4rk", "prk": "4rk"}
 
 
-def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau) -> Form:
-    """An explicit Runge-Kutta step of d(x / alpha) / d rho = eps; d is the prediction at s."""
+def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau, in_clock: bool = False) -> Form:
+    """An explicit Runge-Kutta step of d(x / alpha) / d rho = eps; d is the prediction at s. in_clock: where its nodes are even."""
     nodes, rows, weights = tableau
     rho, width = s.sigma / s.alpha, t.sigma / t.alpha - s.sigma / s.alpha
     eps = (x - s.alpha * d) / s.sigma
@@ -48,11 +49,18 @@ def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau) 
     def at(u: Node, row: Sequence[float]) -> Form:
         new = ddim_step(x, d, s, u)
         for c, bend in zip(row[1:], bends, strict=True):
-            new = new + (u.alpha * width * c) * bend
+            new = new + ((u.sigma - u.alpha * rho) * c / sum(row)) * bend
         return draft.keep(new)
 
     for c, row in zip(nodes[1:], rows[1:], strict=True):
-        u = t if c == 1 else draft.schedule.at_lam(-math.log(rho + c * width))
+        middle = s.t + c * (t.t - s.t)
+        u = (
+            t
+            if c == 1
+            else draft.schedule.node(middle)
+            if in_clock
+            else draft.schedule.at_lam(-math.log(rho + c * width))
+        )
         y = at(u, row)
         bends.append((y - u.alpha * draft.denoised(u, y)) / u.sigma - eps)
     return at(t, weights)
@@ -79,8 +87,10 @@ def multistep(
         new = ddim_step(x, d, s, t)
         if s.alpha == 0.0 or (t.sigma == 0.0 and not to_zero):
             x = draft.keep(new)
-        elif len(past) < points and (warmup == "rk" or (warmup == "heun" and len(past) == 1)) and t.sigma > 0.0:
-            x = rk_step(draft, x, d, s, t, TABLEAUS[WARMUPS[warmup]])
+        elif (
+            len(past) < points and (warmup in ("rk", "prk") or (warmup == "heun" and len(past) == 1)) and t.sigma > 0.0
+        ):
+            x = rk_step(draft, x, d, s, t, TABLEAUS[WARMUPS[warmup]], warmup == "prk")
         else:
             c = weights([node for node, _ in past[:count]], t) if count > 1 else ()
             for c_j, (_, eps) in zip(c[1:], past[1:count], strict=True):
