@@ -101,8 +101,9 @@ def dpmpp_3m(
     """DPM-Solver++(3M) (Lu et al. 2022, arXiv 2211.01095; their code's third-order multistep update).
 
     variant: "coded" halves the weight of the second difference as every published code does, which makes it second order and steadier at
-    few steps; "exact" is the integral of the quadratic, third order but for its start. warmup: the rule of two predictions, "midpoint" or "heun". form: "data", or
-    "noise", which makes it DPM-Solver-3M. lower_order_final: no more predictions than steps left; a step to sigma = 0 always takes one.
+    few steps; "exact" is the integral of the quadratic, third order but for its start. warmup: the rule of two predictions, "midpoint"
+    or "heun". form: "data", or "noise", which makes it DPM-Solver-3M. lower_order_final: no more predictions than steps left; a step to
+    sigma = 0 always takes one.
     """
     return _three_points(draft, grid, in_lambda(form, 0.0), variant, warmup, 1.0, lower_order_final)
 
