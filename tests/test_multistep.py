@@ -658,6 +658,9 @@ REFUSED = [
     ("sa_solver", {"corrector_order": 6}, r"corrector_order must be one of 0, 1, 2, 3, 4, 5, not 6"),
     ("sa_solver", {"variant": "bh1"}, r"variant must be one of 'exact', 'simple', not 'bh1'; nearest is"),
     ("sa_solver", {"eta": -1.0}, r"option eta of sa_solver must be at least 0"),
+    ("dpmpp_2m_sde", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("res_multistep", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("er_sde", {"eta": math.inf}, r"eta must be finite, not inf"),
     ("er_sde", {"stages": 4}, r"stages must be one of 1, 2, 3, not 4"),
     ("er_sde", {"compat": "comfy"}, r"compat must be one of None, 'official', not 'comfy'; nearest is 'official'"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -240,6 +241,26 @@ def test_ancestral_steps_do_not_leave_a_table() -> None:
     assert plan.draws == 1
 
 
+def around(base: str, silent: Options) -> Plan | str:
+    """The plan of `ancestral` around a base, both without noise, or why there is none."""
+    options = {"base": base, "base_options": silent, "eta": 0.0}
+    try:
+        return fastsolve.make_plan("ancestral", schedule="vp", steps=5, options=options)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("base", fastsolve.list_solvers())
+def test_ancestral_without_noise_is_its_base_or_refuses_it(base: str) -> None:
+    silent: Options = {"eta": 0.0} if "eta" in fastsolve.solvers.get(base).options else {}
+    plan = around(base, silent)
+    if isinstance(plan, str):
+        assert re.match(f"ancestral needs a (single-step|deterministic) base, but '{base}'", plan)
+        assert base not in {"ddim", "deis_rho_rk", "dpm_solver_3", "dpmpp_3s", "heun", "flow_heun", "seeds3"}
+    else:
+        assert plan.ops == fastsolve.make_plan(base, schedule="vp", steps=5, options=silent).ops
+
+
 def test_flow_sde_has_the_noise_of_flow_grpo() -> None:
     """std = a sqrt(t / (1 - t)) sqrt(dt) with a = 0.7; at t = 1 the ratio is that of the next level; no noise in the last step."""
     plan = fastsolve.make_plan("flow_sde", schedule="flow", grid=(1.0, 0.8, 0.5, 0.0))
@@ -269,8 +290,8 @@ REFUSED = [
         r"ddpm needs a variance-preserving schedule: its beta says nothing of 'flow'; ddim with eta = 1",
     ),
     ("ddpm", "vp", {"variance": "learned"}, r"variance must be one of 'small', 'large', not 'learned'"),
-    ("dpm_solver_2", "vp", {"r": 0.0}, r"inner nodes must increase within \(0, 1\], not 0.0"),
-    ("dpm_solver_3", "vp", {"r1": 0.7}, r"inner nodes must increase within \(0, 1\], not 0.7, 0.666"),
+    ("dpm_solver_2", "vp", {"r": 0.0}, r"inner nodes r must increase within \(0, 1\], not 0.0"),
+    ("dpm_solver_3", "vp", {"r1": 0.7}, r"inner nodes r1, r2 must increase within \(0, 1\], not 0.7, 0.666"),
     (
         "dpmpp_3s",
         "vp",
@@ -289,6 +310,9 @@ REFUSED = [
         r"compat must be one of None, 'k_diffusion', not 'official'; nearest is 'k_diffusion'",
     ),
     ("ancestral", "vp", {"base": "dpmpp_2m"}, r"needs a single-step base, but 'dpmpp_2m' remembers earlier steps"),
+    ("ancestral", "vp", {"base": "gradient_estimation"}, r"needs a single-step base, but 'gradient_estimation' rem"),
+    ("ddim", "vp", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("dpmpp_sde", "vp", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
     ("ancestral", "vp", {"base": "seeds2"}, r"needs a deterministic base, but 'seeds2' adds noise of its own"),
     (
         "ancestral",

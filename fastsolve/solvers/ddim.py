@@ -19,6 +19,8 @@ def ddim_step(x: Form, d: Form, s: Node, t: Node) -> Form:
 
 def split(s: Node, t: Node, eta: float) -> tuple[float, float]:
     """Deviations at t of what is left of the noise at s, and of fresh noise (k-diffusion's get_ancestral_step)."""
+    if not 0.0 <= eta < math.inf:
+        raise ValueError(f"eta must be at least 0 and finite, not {eta}")
     left = math.exp(2.0 * (s.lam - t.lam))
     kept = max(0.0, (1.0 - eta) * (1.0 + eta) + eta * eta * left)
     fresh = min(1.0, -eta * eta * math.expm1(2.0 * (s.lam - t.lam)))

@@ -63,7 +63,8 @@ def singlestep(
 ) -> Form:
     """All steps; form "noise" is DPM-Solver, "data" DPM-Solver++. nodes: of the highest order; order 2 of order 3 has its in the middle."""
     if not all(a < b for a, b in pairwise((0.0, *nodes))) or not nodes[-1] <= 1.0:
-        raise ValueError(f"inner nodes must increase within (0, 1], not {', '.join(map(str, nodes))}")
+        names = "r" if len(nodes) == 1 else "r1, r2"
+        raise ValueError(f"inner nodes {names} must increase within (0, 1], not {', '.join(map(str, nodes))}")
     one_of("variant", variant, ("dpm_solver", "taylor", "midpoint"))
     on_grid = one_of("inner", inner, ("lambda", "grid")) == "grid"
     p, x, highest = in_lambda(form, 0.0), draft.start, len(nodes) + 1

@@ -57,6 +57,8 @@ def er_sde(
     """
     one_of("stages", stages, (1, 2, 3))
     one_of("compat", compat, (None, "official"))
+    if eta == math.inf:
+        raise ValueError(f"eta must be finite, not {eta}")
     x, past = draft.start, list[tuple[Node, Form, Form]]()  # a node, D and the backward difference D'
     for s, t in pairwise(grid):
         d, first = draft.denoised(s, x), Form({})

@@ -24,6 +24,10 @@ class Parametrisation(ABC):
 
     eta: float
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta < math.inf:
+            raise ValueError(f"eta must be at least 0 and finite, not {self.eta}")
+
     @abstractmethod
     def output(self, x: Form, d: Form, node: Node) -> Form:
         """M from the state and its data prediction."""
@@ -112,6 +116,7 @@ class EDM(Parametrisation):
     sigma_data: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         d = self.sigma_data
         if isinstance(d, bool) or not isinstance(d, int | float) or not 0.0 < d < math.inf:
             raise ValueError(f"sigma_data must be a positive and finite number, not {d!r}")
@@ -173,8 +178,6 @@ _FORMS = {"data": "data", "x0": "data", "noise": "noise", "eps": "noise", "edm":
 def parametrisation(form: str, eta: float, sigma_data: float | None, schedule: Schedule) -> Parametrisation:
     """The parametrisation of a name: "data" (or "x0"), "noise" ("eps"), "edm" ("F"). Raises ValueError for others and for eta < 0."""
     one_of("form", form, _FORMS)
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be at least 0 and finite, not {eta}")
     if _FORMS[form] == "edm":
         return EDM(eta, getattr(schedule, "sigma_data", 0.5) if sigma_data is None else sigma_data)
     return Data(eta) if _FORMS[form] == "data" else Noise(eta)
