@@ -16,19 +16,21 @@ from fastsolve.lower import Program, lower
 
 STEPS = 20
 
-# Launches and passes per step, counted with an emulated device in 2026: diffusers 0.42.1, k-diffusion 4601bf0, ComfyUI a125cd8.
+# Launches and passes per step, counted with an emulated device in 2026: diffusers 0.42.1, k-diffusion 4601bf0, ComfyUI a125cd8,
+# EDM2 4bf8162.
+# At the default order of the solver here: 3 for deis and unipc.
 PEERS = {
     "ddim": "diffusers 10 launches, 16 passes",
-    "euler": "diffusers 7, 17; k-diffusion 11, 14",
+    "euler": "diffusers 7, 17; k-diffusion 11, 14; ComfyUI 6, 10",
     "euler_ancestral": "diffusers 10, 23; k-diffusion 25, 19",
-    "heun": "diffusers 9, 22 per call; k-diffusion 19, 29 per step",
-    "dpmpp_2m": "diffusers 10, 24; k-diffusion 31, 14",
+    "heun": "diffusers 9, 22 per call; k-diffusion 19, 29, EDM2 13, 27 per step",
+    "dpmpp_2m": "diffusers 10, 24; k-diffusion and ComfyUI 31, 14",
     "dpmpp_3m": "diffusers 19, 47",
     "dpmpp_2m_sde": "diffusers 13, 30; k-diffusion 392, 768",
     "dpmpp_3m_sde": "k-diffusion 402, 795; ComfyUI 63, 55",
     "dpmpp_sde": "k-diffusion 789, 1510",
-    "deis": "diffusers 14, 33",
-    "unipc": "diffusers 132, 57",
+    "deis": "diffusers 14, 33; ComfyUI 10, 20",
+    "unipc": "diffusers 170, 81",
     "sa_solver": "diffusers 26, 52",
     "seeds2": "ComfyUI 63, 42",
     "seeds3": "ComfyUI 109, 75",

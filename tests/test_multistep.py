@@ -581,10 +581,18 @@ def test_lms_may_extrapolate_into_zero_as_published() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["flow", "vp_cosine"])
-@pytest.mark.parametrize("solver", ALL)
-def test_from_alpha_0_the_first_step_is_ddims(solver: str, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        *((name, {}) for name in ALL),
+        ("pndm", {"warmup": "prk"}),
+        *((name, {"form": "noise"}) for name in ("dpmpp_2m", "dpmpp_3m", "dpmpp_3m_sde", "unipc", "sa_solver")),
+    ],
+    ids=str,
+)
+def test_from_alpha_0_the_first_step_is_ddims(solver: str, options: Options, schedule: str) -> None:
     grid = (1.0, *LEVELS[schedule][1:])
-    options = {"eta": 0.0} if solver in ("er_sde", "sa_solver", "dpmpp_3m_sde") else {}
+    options = options | ({"eta": 0.0} if solver in ("er_sde", "sa_solver", "dpmpp_3m_sde") else {})
     plan = fastsolve.make_plan(solver, schedule=schedule, grid=grid, options=options)
     first, t = plan.evals[1], schedules.get(schedule).node(grid[1])
     row = next(row for row in plan.rows() if row.out == first.x)

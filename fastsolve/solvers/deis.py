@@ -1,7 +1,8 @@
 """DEIS: the exponential integrator whose noise prediction is interpolated through past calls, or integrated by Runge-Kutta, in rho.
 
 All steps are written as DDIM's plus differences of noises, x_t = ddim(x_s, D_0) + sum C_j (eps_j - eps_0), C_j = alpha_t times the
-integral of the j-th Lagrange polynomial over rho = sigma / alpha: no cancellation, and finite where alpha_s = 0. Options shared:
+integral of the j-th Lagrange polynomial over rho = sigma / alpha: no cancellation, and finite where alpha_s = 0. They are right to
+rounding; in the clock of a table, which has a kink at every index, to 1e-5. Options shared:
 warmup "ramp" (as published: as many points as there are, which limits the order to 2), "heun" (the first step is Heun's, one more call,
 order 3 at most), "rk" (classical Runge-Kutta until there are enough points, three more calls a step) or "prk" (PNDM's pseudo
 Runge-Kutta, the same through the middle of the clock, of order 2); lower_order_final uses no more points than steps are left. A step to
