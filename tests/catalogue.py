@@ -71,6 +71,7 @@ NO_START_BELOW = {"heun", "restart", "dpm_solver_2", "dpm_solver_3", "dpm_2_ance
 CASES = [
     *(Case(name) for name in SOLVERS),
     *(Case(name, {"variant": "heun"}) for name in ("dpmpp_2m", "dpmpp_2m_sde")),
+    *(Case(name, {"form": "noise"}) for name in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc", "sa_solver")),
     *(Case(name, {"form": form}) for name in ("seeds1", "seeds2", "seeds3") for form in ("noise", "edm")),
     Case("seeds2", {"variant": "phi_2"}),
     Case("seeds2", {"r": 0.8}),

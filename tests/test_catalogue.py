@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import math
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +58,70 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+NEW_SOLVER = '''"""Ralston's method, as a paper of tomorrow might have it."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from fastsolve.draft import Draft
+from fastsolve.forms import Form
+from fastsolve.solvers import Grid, solver
+from fastsolve.solvers.ddim import ddim_step
+
+
+@solver("ralston", order=2, stages=2, forms="noise", source="arXiv 0000.00000, algorithm 1")
+def ralston(draft: Draft, grid: Grid, *, c: float = 2.0 / 3.0) -> Form:
+    """Ralston's method in sigma / alpha (Ralston 1962); c: the inner node."""
+    x = draft.start
+    for s, t in pairwise(grid):
+        d = draft.denoised(s, x)
+        end = ddim_step(x, d, s, t)
+        if t.sigma > 0.0 and s.alpha > 0.0:
+            rho, width = s.sigma / s.alpha, t.sigma / t.alpha - s.sigma / s.alpha
+            u = draft.schedule.at_lam(-math.log(rho + c * width))
+            y = draft.keep(ddim_step(x, d, s, u))
+            bend = (y - u.alpha * draft.denoised(u, y)) / u.sigma - (x - s.alpha * d) / s.sigma
+            end = end + (t.alpha * width / (2.0 * c)) * bend
+        x = draft.keep(end)
+    return x
+'''
+
+
+def test_a_new_solver_is_one_file_and_no_other_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ralston_1962.py").write_text(NEW_SOLVER, "utf-8")
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path)])
+    monkeypatch.setattr(solvers, "_registry", dict(solvers._registry))
+    monkeypatch.delitem(sys.modules, "fastsolve.solvers.ralston_1962", raising=False)
+    solvers._discover.cache_clear()  # as in a new process
+    try:
+        assert "ralston" in fastsolve.list_solvers()
+        assert "0000.00000" in fastsolve.cite("ralston")
+        case = Case("ralston")
+        order, errors = path_order(case, 0.0)
+        assert order == pytest.approx(case.fact.order, abs=0.25), errors
+        for schedule, levels in LEVELS.items():
+            plan = fastsolve.make_plan("ralston", schedule=schedule, grid=levels, prediction="v")
+            assert plan.launches == plan.nfe == 2 * (len(levels) - 2) + 1
+        assert_close(run("ralston", c=1.0), run("heun"))
+        with pytest.raises(ValueError, match=r"ralston has no option 'eta'; nearest is .*; it has c, denoise_final"):
+            fastsolve.make_plan("ralston", schedule="vp", steps=3, options={"eta": 1.0})
+        with pytest.raises(ValueError, match="unknown solver 'ralson'; nearest is 'ralston'"):
+            fastsolve.make_plan("ralson", schedule="vp", steps=3)
+    finally:
+        sys.modules.pop("fastsolve.solvers.ralston_1962", None)
+
+
+@pytest.mark.parametrize("name", fastsolve.list_solvers())
+def test_a_solver_has_45_lines_of_code_at_most(name: str) -> None:
+    source = textwrap.dedent(inspect.getsource(solvers.get(name).text))
+    docstring = ast.parse(source).body[0].body[0]
+    lines = source.splitlines()
+    lines = lines[: docstring.lineno - 1] + lines[docstring.end_lineno :]
+    assert sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines) <= 45
 
 
 @pytest.mark.parametrize(
@@ -506,7 +573,7 @@ def test_without_noise_dpmpp_2m_sde_is_dpmpp_2m(variant: str) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.solver not in IN_THE_CLOCK], ids=str)
 def test_the_schedule_is_a_matter_of_scale(case: Case, schedule: str) -> None:
     options = case.where(s_churn=3.0)
-    assert_close(run(case.solver, schedule, **options), run(case.solver, **options), 1e-11)
+    assert_close(run(case.solver, schedule, **options), run(case.solver, **options), 1e-13)
 
 
 @pytest.mark.parametrize("schedule", ["ve", "vp", "flow"])
@@ -524,7 +591,8 @@ def test_x_init_of_the_start_noise_is_the_start(name: str) -> None:
     assert_bits_equal(drawn(name, 11, x_init=start), drawn(name, 11))
 
 
-def test_heun_is_edm_algorithm_2() -> None:
+@pytest.mark.parametrize("name", ["euler", "heun", "dpm_solver_2"])
+def test_churn_is_that_of_edm_algorithm_2(name: str) -> None:
     levels = (HIGH, 2.0, 1.1, 0.5, LOW, 0.0)
     churn, t_min, t_max, loud = 1.5, 0.3, 2.5, 1.01
     noise = torch.randn(40, *START.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -535,9 +603,15 @@ def test_heun_is_edm_algorithm_2() -> None:
         if gamma:
             x = x + math.sqrt(hat**2 - s**2) * loud * next(draws)
         slope_hat = (x - denoise(x, hat)) / hat
-        euler = x + (t - hat) * slope_hat
-        x = euler if t == 0.0 else x + (t - hat) * 0.5 * (slope_hat + (euler - denoise(euler, t)) / t)
-    assert_close(run("heun", grid=levels, s_churn=churn, s_tmin=t_min, s_tmax=t_max, s_noise=loud), x)
+        euler, middle = x + (t - hat) * slope_hat, math.sqrt(hat * t)
+        if name == "euler" or t == 0.0:
+            x = euler
+        elif name == "heun":
+            x = x + (t - hat) * 0.5 * (slope_hat + (euler - denoise(euler, t)) / t)
+        else:
+            inside = x + (middle - hat) * slope_hat
+            x = x + (t - hat) * (inside - denoise(inside, middle)) / middle
+    assert_close(run(name, grid=levels, s_churn=churn, s_tmin=t_min, s_tmax=t_max, s_noise=loud), x)
 
 
 @pytest.mark.parametrize("lower_order_final", [False, True])

@@ -19,11 +19,13 @@ from fastsolve.forms import Form
 from fastsolve.integrals import gauss_legendre, level_weights
 from fastsolve.schedules import Node, Schedule
 from fastsolve.solvers import adams, deis, er_sde
-from fastsolve.solvers.sa_solver import adams_step
+from fastsolve.solvers.exponential_adams import adams_step
+from fastsolve.solvers.seeds_forms import in_lambda
 from problems import Gaussian, plane_mixture
 
 HIGH, LOW = 3.0, 0.15  # sigma / alpha: where data and noise interact
 START = torch.tensor([[1.2, -2.0], [-3.0, 0.7], [0.4, 2.6], [2.0, 2.0]], dtype=torch.float64)
+Options = dict[str, object]
 LEVELS = {  # uneven, from noise to clean data
     "ve": (20.0, 9.0, 5.0, 2.0, 1.1, 0.7, 0.3, 0.1, 0.0),
     "vp": (1.0, 0.8, 0.6, 0.55, 0.3, 0.2, 0.1, 0.05, 0.0),
@@ -98,33 +100,51 @@ def test_noise_weights_reproduce_polynomials(name: str, variable: str, points: i
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("points", [1, 2, 3, 4, 5])
-def test_data_rules_reproduce_polynomials(points: int, corrector: bool, eta: float) -> None:
-    law = schedules.get("vp")
+@pytest.mark.parametrize("kind", ["data", "noise"])
+def test_exact_rules_reproduce_polynomials(kind: str, points: int, corrector: bool, eta: float) -> None:
+    law, p = schedules.get("vp"), in_lambda(kind, eta)
     nodes = [law.node(t) for t in (0.75, 0.6, 0.5, 0.42, 0.35, 0.25)]
     s, t = nodes[-2:]
     used = ([s, t, *nodes[-3::-1]] if corrector else nodes[-2::-1])[:points]
-    form = adams_step(Form({"x": 1.0}), s, t, [(n, Form({f"d{i}": 1.0})) for i, n in enumerate(used)], eta)
+    form = adams_step(p, Form({"x": 1.0}), s, t, [(n, Form({f"d{i}": 1.0})) for i, n in enumerate(used)])
     weights = [form.terms[f"d{i}"] for i in range(points)]
-    h = t.lam - s.lam
-    assert form.terms["x"] == pytest.approx(t.sigma / s.sigma * math.exp(-eta * h), rel=1e-15)
-    assert math.fsum(weights) == pytest.approx(-t.alpha * math.expm1(-(1.0 + eta) * h), rel=1e-13)
+    h, carry, whole = t.lam - s.lam, t.alpha / s.alpha, -(1.0 + eta) * t.sigma * math.expm1(t.lam - s.lam)
+    if kind == "data":
+        carry, whole = t.sigma / s.sigma * math.exp(-eta * h), -t.alpha * math.expm1(-(1.0 + eta) * h)
+    assert form.terms["x"] == pytest.approx(carry, rel=1e-14)
+    assert math.fsum(weights) == pytest.approx(whole, rel=1e-13)
     for m in range(points):
-        exact = gauss_legendre(
-            lambda u, m=m: t.alpha * (1.0 + eta) * math.exp(-(1.0 + eta) * (t.lam - u)) * (u - s.lam) ** m, s.lam, t.lam
-        )
+        exact = gauss_legendre(lambda u, m=m: kernel(kind, eta, s, t, u) * (u - s.lam) ** m, s.lam, t.lam)
         found = math.fsum(w * (n.lam - s.lam) ** m for w, n in zip(weights, used, strict=True))
         assert found == pytest.approx(exact, rel=1e-11)
 
 
+def kernel(kind: str, eta: float, s: Node, t: Node, lam: float) -> float:
+    """What the output at lam adds to the state at t (forms X, E and S of the linear SDE)."""
+    if kind == "data":
+        return t.alpha * (1.0 + eta) * math.exp(-(1.0 + eta) * (t.lam - lam))
+    return -t.sigma * (1.0 + eta) * math.exp(t.lam - lam)
+
+
 @pytest.mark.parametrize("rule", ["exact", "bh1", "bh2"])
 @pytest.mark.parametrize("corrector", [False, True])
-def test_two_point_rules_keep_constants(corrector: bool, rule: str) -> None:
+@pytest.mark.parametrize("kind", ["data", "noise"])
+def test_two_point_rules_keep_constants(kind: str, corrector: bool, rule: str) -> None:
     law = schedules.get("flow")
     u, s, t = (law.node(v) for v in (0.8, 0.6, 0.5))
-    form = adams_step(
-        Form({"x": 1.0}), s, t, [(s, Form({"d0": 1.0})), (t if corrector else u, Form({"d1": 1.0}))], 0.0, rule
-    )
-    assert form.terms["d0"] + form.terms["d1"] == pytest.approx(t.alpha - s.alpha * t.sigma / s.sigma, rel=1e-14)
+    outputs = [(s, Form({"d0": 1.0})), (t if corrector else u, Form({"d1": 1.0}))]
+    form = adams_step(in_lambda(kind, 0.0), Form({"x": 1.0}), s, t, outputs, rule)
+    whole = t.alpha - s.alpha * t.sigma / s.sigma if kind == "data" else t.sigma - t.alpha / s.alpha * s.sigma
+    assert form.terms["d0"] + form.terms["d1"] == pytest.approx(whole, rel=1e-14)
+
+
+def test_a_noise_of_the_state_itself_leaves_no_large_numbers() -> None:
+    """From far above the data, alpha_t / alpha_s is 1e6: the step is written as DDIM's, in which it does not occur."""
+    s, t = schedules.get("flow").node(1.0 - 1e-7), schedules.get("flow").node(0.9)
+    x, d = Form({"x": 1.0}), Form({"d": 1.0})
+    form = adams_step(in_lambda("noise", 0.0), x, s, t, [(s, (x - s.alpha * d) / s.sigma)])
+    assert form.terms["x"] == pytest.approx(t.sigma / s.sigma, rel=1e-15)
+    assert form.terms["d"] == pytest.approx(t.alpha - s.alpha * t.sigma / s.sigma, rel=1e-9)
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 4])
@@ -146,39 +166,118 @@ def test_tableaus_satisfy_the_conditions_of_their_order(name: str) -> None:
         assert value == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize("solver", ["deis_tab", "deis_rho_ab"])
-@pytest.mark.parametrize("schedule", ["ve", "vp", "flow", "vp_cosine", "sub_vp"])
-def test_a_step_integrates_a_polynomial_noise_exactly(schedule: str, solver: str) -> None:
-    """The network says eps = p(s) whatever the state: what the last step adds to x / alpha is the integral of p over rho."""
-    law, levels = schedules.get(schedule), LEVELS[schedule][3:-1]  # rho of order 1: no digits are lost
+# What each rule integrates exactly: outputs of a kind ("data" or "noise") that are a polynomial of a degree in a variable, with eta.
+STEADY: Options = {"lower_order_final": False}
+EXACT: list[tuple[str, Options, str, str, int, float]] = [
+    *(("deis", {"order": k}, "noise", "t", k, 0.0) for k in range(4)),
+    *(("deis", {"order": k, "variant": "logrho", "warmup": "rk"}, "noise", "lambda", k, 0.0) for k in range(4)),
+    *((name, {"warmup": warmup}, "noise", "t", 3, 0.0) for name in ("deis", "deis_tab") for warmup in deis.WARMUPS),
+    *(("deis_rho_ab", {"order": k}, "noise", "rho", k, 0.0) for k in range(4)),
+    *(("lms", {"order": k}, "noise", "rho", k - 1, 0.0) for k in (1, 2, 3, 4)),
+    *(("ipndm", {"order": k}, "noise", "rho", k - 1, 0.0) for k in (1, 2, 3, 4)),
+    *(("pndm", {"order": k, "warmup": w}, "noise", "rho", k - 1, 0.0) for k in (2, 3, 4) for w in ("heun", "prk")),
+    ("gradient_estimation", {}, "noise", "rho", 0, 0.0),
+    ("gradient_estimation", {"gamma": 1.5}, "noise", "rho", 1, 0.0),
+    *(
+        row
+        for kind in ("data", "noise")
+        for row in (
+            ("dpmpp_2m", {"form": kind}, kind, "lambda", 0, 0.0),
+            ("dpmpp_2m", {"form": kind, "variant": "heun"}, kind, "lambda", 1, 0.0),
+            ("dpmpp_2m_sde", {"form": kind, "variant": "heun"}, kind, "lambda", 1, 1.0),
+            ("dpmpp_2m_sde", {"form": kind, "variant": "heun", "eta": 0.4}, kind, "lambda", 1, 0.4),
+            ("dpmpp_3m", {"form": kind}, kind, "lambda", 1, 0.0),
+            ("dpmpp_3m", {"form": kind, "variant": "exact"}, kind, "lambda", 2, 0.0),
+            ("dpmpp_3m_sde", {"form": kind}, kind, "lambda", 1, 1.0),
+            ("dpmpp_3m_sde", {"form": kind, "variant": "exact"}, kind, "lambda", 2, 1.0),
+            *(("unipc", {"form": kind, "variant": v, **STEADY}, kind, "lambda", 2, 0.0) for v in ("bh1", "bh2")),
+            ("unipc", {"form": kind, "order": 2, **STEADY}, kind, "lambda", 0, 0.0),
+            *(
+                (
+                    "unipc",
+                    {"form": kind, "order": k, "variant": "vary_coeff", "corrector": c, **STEADY},
+                    kind,
+                    "lambda",
+                    k - 1,
+                    0.0,
+                )
+                for k in (1, 2, 3)
+                for c in (False, True)
+            ),
+            *(
+                (
+                    "sa_solver",
+                    {"form": kind, "order": k, "corrector_order": c, "eta": eta, **STEADY},
+                    kind,
+                    "lambda",
+                    k - 1,
+                    eta,
+                )
+                for k, c, eta in ((1, 2, 1.0), (2, 0, 0.5), (3, 4, 1.0), (4, 5, 0.0), (4, 4, 1.0))
+            ),
+        )
+    ),
+    ("res_multistep", {}, "data", "lambda", 1, 0.0),
+    *(
+        ("er_sde", {"stages": k, "eta": eta}, "data", "rho", min(k - 1, 1), eta)
+        for k in (1, 2, 3)
+        for eta in (0.0, 1.0)
+    ),
+]
+EQUAL_STEPS = {"ipndm", "pndm", "gradient_estimation"}  # their weights are those of steps that are equal in rho
 
-    def position(node: Node) -> float:
-        return node.t if solver == "deis_tab" else node.sigma / node.alpha
 
-    def poly(u: float) -> float:
-        return 0.3 - 1.1 * u + 0.7 * u**2 - 0.4 * u**3
+@pytest.mark.parametrize("schedule", ["ve", "vp", "flow", "sub_vp", "vp_cosine"])
+@pytest.mark.parametrize(("solver", "options", "kind", "variable", "degree", "eta"), EXACT, ids=str)
+def test_every_rule_integrates_its_polynomials(
+    solver: str, options: Options, kind: str, variable: str, degree: int, eta: float, schedule: str
+) -> None:
+    """The network answers p(s) whatever the state. What its start has done amiss is then carried along, and nothing is added to it."""
+    law = schedules.get(schedule)
+    levels = LEVELS[schedule][2:-1] if schedule != "flow" else LEVELS[schedule][1:-1]
+    if solver in EQUAL_STEPS:
+        levels = [law.at_lam(-math.log(rho)).t for rho in np.linspace(2.0, 0.3, 7)]
+    position = POSITIONS[variable](law)
 
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        return torch.full_like(x, poly(position(law.node(float(t[0])))))
+    def deviation(grid: Sequence[float], power: int) -> tuple[float, float]:
+        """From the exact integral, and what the linear part leaves at the end of a deviation at the start."""
+        nodes = [law.node(t) for t in grid]
+        place = {node.t: position(node.lam) for node in nodes}
 
-    def end(grid: Sequence[float]) -> float:
-        x = fastsolve.sample(
+        def poly(u: float) -> float:
+            return 0.3 + u**power
+
+        def model(x: Tensor, t: Tensor) -> Tensor:
+            node = law.node(float(t[0]))
+            return torch.full_like(x, poly(place.get(node.t, position(node.lam))))
+
+        right, carried = 1.0, 1.0
+        for s, t in pairwise(nodes):
+            carry = t.sigma / s.sigma * math.exp(-eta * (t.lam - s.lam)) if kind == "data" else t.alpha / s.alpha
+            right = carry * right + gauss_legendre(
+                lambda lam, s=s, t=t: kernel(kind, eta, s, t, lam) * poly(position(lam)), s.lam, t.lam, 64
+            )
+            carried *= carry
+        end = fastsolve.sample(
             model,
             solver=solver,
-            schedule=schedule,
-            prediction="eps",
+            schedule=law,
+            prediction={"data": "x0", "noise": "eps"}[kind],
             grid=grid,
             x_init=torch.ones(1, 1, dtype=torch.float64),
+            noise=lambda _: torch.zeros(1, 1, dtype=torch.float64),
+            options=options,
             dtype=torch.float64,
             executor="eager",
         )
-        return float(x) / law.node(grid[-1]).alpha
+        return float(end) - right, carried
 
-    s, t = law.node(levels[-2]), law.node(levels[-1])
-    exact = gauss_legendre(
-        lambda rho: poly(position(law.at_lam(-math.log(rho)))), s.sigma / s.alpha, t.sigma / t.alpha, 100
-    )
-    assert end(levels) - end(levels[:-1]) == pytest.approx(exact, rel=1e-9)
+    for power in range(degree + 2):
+        (before, at_s), (after, at_t) = deviation(levels[:-1], power), deviation(levels, power)
+        if power <= degree:
+            assert after == pytest.approx(before * at_t / at_s, rel=1e-11, abs=1e-12)
+        else:
+            assert abs(after - before * at_t / at_s) > 1e-6  # so a step that is off would show
 
 
 # One method under several names: equal to rounding.
@@ -215,6 +314,34 @@ SAME = [
     (("dpmpp_3m", {"variant": "exact"}), ("unipc", {"order": 3, "corrector": False, "lower_order_final": False})),
     (("dpmpp_3m", {"variant": "exact", "lower_order_final": True}), ("unipc", {"order": 3, "corrector": False})),
     (("dpmpp_3m", {"warmup": "heun"}), ("dpmpp_3m_sde", {"eta": 0.0})),
+    # In noise form: DPM-Solver-2M is UniP-2, and DEIS in lambda, as in diffusers, is 2M and 3M with exact weights.
+    (("dpmpp_2m", {"form": "noise"}), ("unipc", {"order": 2, "form": "noise", "corrector": False, **STEADY})),
+    (("deis", {"order": 1, "variant": "logrho"}), ("dpmpp_2m", {"form": "noise", "variant": "heun"})),
+    (
+        ("deis", {"order": 2, "variant": "logrho"}),
+        ("dpmpp_3m", {"form": "noise", "variant": "exact", "warmup": "heun"}),
+    ),
+    (
+        ("dpmpp_3m", {"form": "noise", "variant": "exact"}),
+        ("unipc", {"form": "noise", "corrector": False, **STEADY}),
+    ),
+    (("dpmpp_3m", {"form": "noise", "warmup": "heun"}), ("dpmpp_3m_sde", {"form": "noise", "eta": 0.0})),
+    (
+        ("dpmpp_2m_sde", {"form": "noise", "variant": "heun", "eta": 0.5}),
+        ("sa_solver", {"form": "noise", "order": 2, "corrector_order": 0, "eta": 0.5, **STEADY}),
+    ),
+    (
+        ("seeds1", {"form": "noise", "eta": 0.5}),
+        ("sa_solver", {"form": "noise", "order": 1, "corrector_order": 0, "eta": 0.5}),
+    ),
+    *(
+        (
+            ("unipc", {"order": k, "variant": "vary_coeff", "form": kind, **STEADY}),
+            ("sa_solver", {"order": k, "corrector_order": k + 1, "eta": 0.0, "form": kind, **STEADY}),
+        )
+        for k in (1, 2, 3)
+        for kind in ("data", "noise")
+    ),
     *(
         (
             ("unipc", {"order": k, "variant": "bh1", "lower_order_final": False}),
@@ -250,6 +377,9 @@ DIFFERENT = [
     (("ipndm", {}), ("lms", {})),
     (("dpmpp_3m", {}), ("dpmpp_3m", {"variant": "exact"})),
     (("unipc", {"variant": "bh1"}), ("unipc", {"variant": "bh2"})),
+    (("unipc", {"variant": "vary_coeff"}), ("unipc", {"variant": "bh2"})),
+    *(((name, {}), (name, {"form": "noise"})) for name in ("dpmpp_2m", "dpmpp_3m", "unipc", "sa_solver")),
+    (("pndm", {}), ("pndm", {"warmup": "prk"})),
     (("ddim", {"eta": 0.5}), ("er_sde", {"stages": 1, "eta": 0.5})),
 ]
 
@@ -308,7 +438,14 @@ def even_rho(n: int) -> list[float]:
     return [HIGH + (LOW - HIGH) * i / n for i in range(n + 1)]
 
 
-GRIDS = {"even in lambda": even_lambda, "even in rho": even_rho}
+def fine_start(n: int) -> list[float]:
+    """Even in lambda after two steps so small that what a start of low order leaves is of fourth order."""
+    whole = math.log(HIGH / LOW)
+    h = whole / n
+    return [HIGH * math.exp(-lam) for lam in (0.0, h**2, h**1.5, *(h * i for i in range(1, n + 1)))]
+
+
+GRIDS = {"even in lambda": even_lambda, "even in rho": even_rho, "fine at the start": fine_start}
 ORDERS = [
     # With an exact start one more than the degree; with the published ramp its first step leaves h^2, whatever the degree.
     *(("deis", {"order": k, "warmup": "rk"}, "even in lambda", k + 1) for k in (0, 1, 2, 3)),
@@ -325,11 +462,29 @@ ORDERS = [
     ("pndm", {}, "even in lambda", 2),
     ("gradient_estimation", {}, "even in lambda", 1),
     ("gradient_estimation", {"gamma": 1.5}, "even in lambda", 2),
-    ("dpmpp_3m", {}, "even in lambda", 2),
+    ("pndm", {"warmup": "prk"}, "even in lambda", 2),
     ("res_multistep", {}, "even in lambda", 2),
-    ("unipc", {}, "even in lambda", 2),
-    *(("unipc", {"order": k, "lower_order_final": False}, "even in lambda", k + 1) for k in (1, 2, 3)),
-    ("sa_solver", {"eta": 0.0}, "even in lambda", 2),
+    *(
+        row
+        for form in ("data", "noise")
+        for row in (
+            ("dpmpp_2m", {"form": form}, "even in lambda", 2),
+            ("dpmpp_2m", {"form": form, "variant": "heun"}, "even in lambda", 2),
+            # The second difference with its exact weight is of third order, but for the start; with half of it nothing helps.
+            ("dpmpp_3m", {"form": form}, "even in lambda", 2),
+            ("dpmpp_3m", {"form": form, "variant": "exact"}, "even in lambda", 2),
+            ("dpmpp_3m", {"form": form}, "fine at the start", 2),
+            ("dpmpp_3m", {"form": form, "variant": "exact"}, "fine at the start", 3),
+            ("unipc", {"form": form}, "even in lambda", 2),
+            *(
+                ("unipc", {"form": form, "order": k, "variant": variant, **STEADY}, "even in lambda", k + 1)
+                for k in (1, 2)
+                for variant in ("bh1", "bh2", "vary_coeff")
+            ),
+            ("unipc", {"form": form, **STEADY}, "fine at the start", 4),
+            ("sa_solver", {"form": form, "eta": 0.0}, "even in lambda", 2),
+        )
+    ),
     ("er_sde", {"eta": 0.0, "stages": 1}, "even in lambda", 1),
     ("er_sde", {"eta": 0.0, "stages": 2}, "even in lambda", 2),
     ("er_sde", {"eta": 0.0, "stages": 3}, "even in lambda", 2),
@@ -340,6 +495,13 @@ ORDERS = [
 @pytest.mark.parametrize(("solver", "options", "grid", "order"), ORDERS, ids=str)
 def test_order(solver: str, options: dict, grid: str, order: int) -> None:
     assert measured(solver, GRIDS[grid], (64, 128, 256), **options) == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize("form", ["data", "noise"])
+@pytest.mark.parametrize("variant", ["bh1", "bh2", "vary_coeff"])
+def test_the_start_of_unipc_is_of_third_order(variant: str, form: str) -> None:
+    order = measured("unipc", even_lambda, (256, 512, 1024), variant=variant, form=form, lower_order_final=False)
+    assert order == pytest.approx(3, abs=0.25)
 
 
 def test_constant_weights_reach_order_four_on_even_steps_in_rho() -> None:
@@ -419,10 +581,18 @@ def test_lms_may_extrapolate_into_zero_as_published() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["flow", "vp_cosine"])
-@pytest.mark.parametrize("solver", ALL)
-def test_from_alpha_0_the_first_step_is_ddims(solver: str, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        *((name, {}) for name in ALL),
+        ("pndm", {"warmup": "prk"}),
+        *((name, {"form": "noise"}) for name in ("dpmpp_2m", "dpmpp_3m", "dpmpp_3m_sde", "unipc", "sa_solver")),
+    ],
+    ids=str,
+)
+def test_from_alpha_0_the_first_step_is_ddims(solver: str, options: Options, schedule: str) -> None:
     grid = (1.0, *LEVELS[schedule][1:])
-    options = {"eta": 0.0} if solver in ("er_sde", "sa_solver", "dpmpp_3m_sde") else {}
+    options = options | ({"eta": 0.0} if solver in ("er_sde", "sa_solver", "dpmpp_3m_sde") else {})
     plan = fastsolve.make_plan(solver, schedule=schedule, grid=grid, options=options)
     first, t = plan.evals[1], schedules.get(schedule).node(grid[1])
     row = next(row for row in plan.rows() if row.out == first.x)
@@ -469,25 +639,38 @@ REFUSED = [
     ("deis", {"order": 4}, r"order must be one of 0, 1, 2, 3, not 4"),
     ("deis", {"order": 2.0}, r"order must be one of .*, not 2\.0"),
     ("deis", {"order": True}, r"order must be one of .*, not True"),
-    ("deis", {"variant": "lambda"}, r"variant must be one of 't', 'rho', 'logrho', not 'lambda'"),
-    ("deis_tab", {"warmup": "euler"}, r"warmup must be one of 'ramp', 'heun', 'rk', not 'euler'"),
+    ("deis", {"variant": "lambda"}, r"variant must be one of 't', 'rho', 'logrho', not 'lambda'; nearest is"),
+    (
+        "deis_tab",
+        {"warmup": "euler"},
+        r"warmup must be one of 'ramp', 'heun', 'rk', 'prk', not 'euler'; nearest is 'heun'",
+    ),
     ("deis_tab", {"variant": "rho"}, r"deis_tab has no option 'variant'"),
-    ("deis_rho_rk", {"tableau": "3rk"}, r"tableau must be one of '1euler', 'midpoint', .*, not '3rk'"),
+    (
+        "deis_rho_rk",
+        {"tableau": "3rk"},
+        r"tableau must be one of '1euler', 'midpoint', .*, not '3rk'; nearest is '4rk'",
+    ),
     ("ipndm", {"order": 0}, r"order must be one of 1, 2, 3, 4, not 0"),
     ("pndm", {"order": 5}, r"order must be one of 1, 2, 3, 4, not 5"),
     ("lms", {"order": 5}, r"order must be one of 1, 2, 3, 4, not 5"),
-    ("lms", {"compat": "k"}, r"compat must be one of None, 'official', not 'k'"),
+    ("lms", {"compat": "k"}, r"compat must be one of None, 'official', not 'k'; nearest is 'official'"),
     ("gradient_estimation", {"gamma": math.inf}, r"gamma must be finite, not inf"),
-    ("dpmpp_3m", {"variant": "taylor"}, r"variant must be one of 'coded', 'exact', not 'taylor'"),
+    ("dpmpp_3m", {"variant": "taylor"}, r"variant must be one of 'coded', 'exact', not 'taylor'; nearest is"),
     ("dpmpp_3m_sde", {"warmup": "rk"}, r"warmup must be one of 'midpoint', 'heun', not 'rk'"),
     ("unipc", {"order": 4}, r"order must be one of 1, 2, 3, not 4"),
-    ("unipc", {"variant": "vary_coeff"}, r"variant must be one of 'bh1', 'bh2', not 'vary_coeff'"),
+    ("unipc", {"variant": "bh3"}, r"variant must be one of 'bh1', 'bh2', 'vary_coeff', not 'bh3'; nearest is 'bh"),
+    ("unipc", {"form": "eps"}, r"form must be one of 'data', 'noise', not 'eps'; nearest is 'noise'"),
+    ("pndm", {"warmup": "rk"}, r"warmup must be one of 'heun', 'prk', not 'rk'; nearest is 'prk'"),
     ("sa_solver", {"order": 0}, r"order must be one of 1, 2, 3, 4, not 0"),
     ("sa_solver", {"corrector_order": 6}, r"corrector_order must be one of 0, 1, 2, 3, 4, 5, not 6"),
-    ("sa_solver", {"variant": "bh1"}, r"variant must be one of 'exact', 'simple', not 'bh1'"),
+    ("sa_solver", {"variant": "bh1"}, r"variant must be one of 'exact', 'simple', not 'bh1'; nearest is"),
     ("sa_solver", {"eta": -1.0}, r"option eta of sa_solver must be at least 0"),
+    ("dpmpp_2m_sde", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("res_multistep", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("er_sde", {"eta": math.inf}, r"eta must be finite, not inf"),
     ("er_sde", {"stages": 4}, r"stages must be one of 1, 2, 3, not 4"),
-    ("er_sde", {"compat": "comfy"}, r"compat must be one of None, 'official', not 'comfy'"),
+    ("er_sde", {"compat": "comfy"}, r"compat must be one of None, 'official', not 'comfy'; nearest is 'official'"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -63,11 +64,13 @@ ODE = [
     ("dpm_solver_2", {"r": 0.8, "variant": "taylor"}),
     ("dpm_solver_3", {}),
     ("dpm_solver_3", {"r1": 0.25, "variant": "taylor"}),
+    ("dpm_solver_3", {"variant": "midpoint"}),
     ("dpmpp_2s", {}),
     ("dpmpp_2s", {"r": 1.0}),
     ("dpmpp_2s", {"variant": "taylor"}),
     ("dpmpp_3s", {}),
     ("dpmpp_3s", {"r1": 0.2}),
+    ("dpmpp_3s", {"r1": 0.2, "variant": "midpoint"}),
     ("dpmpp_3s", {"r1": 0.5, "variant": "taylor"}),
     ("exp_heun_2_x0", {}),
     ("flow_euler", {}),
@@ -82,6 +85,7 @@ SAME = [
     (("euler", {}), ("dpm_solver_3", {"orders": [1] * 8})),
     (("euler", {}), ("dpmpp_2s", {"orders": [1] * 8})),
     (("dpm_solver_3", {"orders": [2] * 8}), ("dpm_solver_2", {})),
+    (("dpm_solver_2", {"variant": "midpoint"}), ("dpm_solver_2", {})),
     (("dpm_solver_2", {}), ("seeds2", {"form": "noise", "eta": 0.0})),
     (
         ("dpm_solver_2", {"r": 0.7, "variant": "taylor"}),
@@ -124,9 +128,8 @@ def test_ddpm_with_the_small_variance_is(solver: tuple[str, Options]) -> None:
     "solver", [*ODE, ("dpmpp_sde", {"eta": 0.6}), ("dpm_2_ancestral", {}), ("flow_sde", {}), ("lcm", {})], ids=str
 )
 def test_a_change_of_path_changes_nothing(solver: tuple[str, Options], schedule: str) -> None:
-    """All are written in alpha, sigma and lam: on the same levels x / alpha is that of VE. (Levels of a table: to its rounding.)"""
-    if "taylor" in solver[1].values() or schedule != "vp_scaled_linear":
-        assert float((run(*solver, schedule) - run(*solver)).abs().max()) <= 2e-12
+    """All are written in alpha, sigma and lam: on the same levels x / alpha is that of VE."""
+    assert float((run(*solver, schedule) - run(*solver)).abs().max()) <= 1e-13
 
 
 def test_flow_heun_is_not_the_heun_of_edm() -> None:
@@ -237,6 +240,26 @@ def test_ancestral_steps_do_not_leave_a_table() -> None:
     assert plan.draws == 1
 
 
+def around(base: str, silent: Options) -> Plan | str:
+    """The plan of `ancestral` around a base, both without noise, or why there is none."""
+    options = {"base": base, "base_options": silent, "eta": 0.0}
+    try:
+        return fastsolve.make_plan("ancestral", schedule="vp", steps=5, options=options)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("base", fastsolve.list_solvers())
+def test_ancestral_without_noise_is_its_base_or_refuses_it(base: str) -> None:
+    silent: Options = {"eta": 0.0} if "eta" in fastsolve.solvers.get(base).options else {}
+    plan = around(base, silent)
+    if isinstance(plan, str):
+        assert re.match(f"ancestral needs a (single-step|deterministic) base, but '{base}'", plan)
+        assert base not in {"ddim", "deis_rho_rk", "dpm_solver_3", "dpmpp_3s", "heun", "flow_heun", "seeds3"}
+    else:
+        assert plan.ops == fastsolve.make_plan(base, schedule="vp", steps=5, options=silent).ops
+
+
 def test_flow_sde_has_the_noise_of_flow_grpo() -> None:
     """std = a sqrt(t / (1 - t)) sqrt(dt) with a = 0.7; at t = 1 the ratio is that of the next level; no noise in the last step."""
     plan = fastsolve.make_plan("flow_sde", schedule="flow", grid=(1.0, 0.8, 0.5, 0.0))
@@ -266,16 +289,29 @@ REFUSED = [
         r"ddpm needs a variance-preserving schedule: its beta says nothing of 'flow'; ddim with eta = 1",
     ),
     ("ddpm", "vp", {"variance": "learned"}, r"variance must be one of 'small', 'large', not 'learned'"),
-    ("dpm_solver_2", "vp", {"r": 0.0}, r"inner nodes must increase within \(0, 1\], not 0.0"),
-    ("dpm_solver_3", "vp", {"r1": 0.7}, r"inner nodes must increase within \(0, 1\], not 0.7, 0.666"),
-    ("dpmpp_3s", "vp", {"variant": "heun"}, r"variant must be one of 'dpm_solver', 'taylor', not 'heun'"),
+    ("dpm_solver_2", "vp", {"r": 0.0}, r"inner nodes r must increase within \(0, 1\], not 0.0"),
+    ("dpm_solver_3", "vp", {"r1": 0.7}, r"inner nodes r1, r2 must increase within \(0, 1\], not 0.7, 0.666"),
+    (
+        "dpmpp_3s",
+        "vp",
+        {"variant": "heun"},
+        r"variant must be one of 'dpm_solver', 'taylor', 'midpoint', not 'heun'; nearest is",
+    ),
     ("dpmpp_3s", "vp", {"orders": [3, 3]}, r"orders \(3, 3\) are for a grid of 2 steps, and this one has 5"),
     ("dpmpp_2s", "vp", {"orders": [3] * 5}, r"orders must be numbers from 1 to 2, not \(3, 3, 3, 3, 3\)"),
     ("dpmpp_2s", "vp", {"inner": "half"}, r"inner must be one of 'lambda', 'grid', not 'half'"),
     ("dpmpp_3s", "vp", {"inner": "grid", "orders": [2, 3]}, r"a step to sigma = 0 or from alpha = 0 is first order"),
     ("dpmpp_sde", "vp", {"r": 1.5}, r"r must lie in \(0, 1\], not 1.5"),
-    ("dpmpp_sde", "vp", {"compat": "official"}, r"compat must be one of 'k_diffusion', not 'official'"),
+    (
+        "dpmpp_sde",
+        "vp",
+        {"compat": "official"},
+        r"compat must be one of None, 'k_diffusion', not 'official'; nearest is 'k_diffusion'",
+    ),
     ("ancestral", "vp", {"base": "dpmpp_2m"}, r"needs a single-step base, but 'dpmpp_2m' remembers earlier steps"),
+    ("ancestral", "vp", {"base": "gradient_estimation"}, r"needs a single-step base, but 'gradient_estimation' rem"),
+    ("ddim", "vp", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
+    ("dpmpp_sde", "vp", {"eta": math.inf}, r"eta must be at least 0 and finite, not inf"),
     ("ancestral", "vp", {"base": "seeds2"}, r"needs a deterministic base, but 'seeds2' adds noise of its own"),
     (
         "ancestral",
@@ -290,7 +326,7 @@ REFUSED = [
         "ancestral",
         "vp",
         {"base_options": {"eta": 1.0}},
-        r"dpmpp_2s has no option 'eta'; it has inner, orders, r, variant",
+        r"dpmpp_2s has no option 'eta'; it has inner, orders, r, s_churn, s_noise, s_tmax, s_tmin, variant",
     ),
 ]
 

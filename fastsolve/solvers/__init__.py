@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
@@ -16,6 +17,7 @@ from fastsolve.schedules import Node
 
 Grid = tuple[Node, ...]
 Text = Callable[..., Form]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +44,13 @@ class Solver:
         return self.text(draft, grid, **options)
 
 
-def one_of(option: str, value: str, allowed: Iterable[str]) -> str:
-    """The value of an option that takes one of a few names. Raises ValueError that names them and the nearest."""
-    names = list(allowed)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), names, 1, 0.0)
-        raise ValueError(
-            f"{option} must be one of {', '.join(map(repr, names))}, not {value!r}; nearest is {near[0]!r}"
-        )
+def one_of(option: str, value: T, allowed: Iterable[object]) -> T:
+    """The value of an option that takes one of a few. Raises ValueError that names them and, for a name, the nearest."""
+    known = list(allowed)
+    if isinstance(value, bool | float) or value not in known:
+        near = difflib.get_close_matches(str(value), [k for k in known if isinstance(k, str)], 1, 0.0)
+        hint = f"; nearest is {near[0]!r}" if near and isinstance(value, str) else ""
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, known))}, not {value!r}{hint}")
     return value
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, solver
-from fastsolve.solvers.deis import chosen, interpolated, multistep
+from fastsolve.solvers import Grid, one_of, solver
+from fastsolve.solvers.deis import interpolated, multistep
 
 # Adams-Bashforth weights of 1, 2, 3, 4 noises, newest first, on equal steps.
 EQUAL_STEPS = (
@@ -38,18 +38,20 @@ def ipndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "ramp", low
 
     order: noises used, 1 to 4; that is its order only on grids uniform in sigma / alpha, elsewhere it is 2. warmup: as in `deis`.
     """
-    chosen("order", order, range(1, 5))
+    one_of("order", order, range(1, 5))
     return multistep(draft, grid, _constant, order, warmup=warmup, lower_order_final=lower_order_final)
 
 
-@solver("pndm", forms="noise", order=2, source="arXiv 2202.09778, equation 12; diffusers PNDMScheduler, skip_prk_steps")
-def pndm(draft: Draft, grid: Grid, *, order: int = 4, lower_order_final: bool = False) -> Form:
-    """PNDM (Liu et al. 2022, arXiv 2202.09778, equation 12), PLMS with skip_prk_steps: ipndm whose first step is done twice.
+@solver("pndm", forms="noise", order=2, source="arXiv 2202.09778, equations 12 and 13; diffusers PNDMScheduler")
+def pndm(draft: Draft, grid: Grid, *, order: int = 4, warmup: str = "heun", lower_order_final: bool = False) -> Form:
+    """PNDM (Liu et al. 2022, arXiv 2202.09778, equations 12, 13): ipndm with a start of its own.
 
-    The second time it takes the mean of both noises: one call more than steps. A last call that changes nothing is not made.
+    warmup: "heun", as PLMS and skip_prk_steps, does the first step twice, the second time with the mean of both noises: one call more;
+    "prk", as published, starts with pseudo Runge-Kutta steps: three more each. A last call that changes nothing is not made.
     """
-    chosen("order", order, range(1, 5))
-    return multistep(draft, grid, _constant, order, warmup="heun", lower_order_final=lower_order_final)
+    one_of("order", order, range(1, 5))
+    one_of("warmup", warmup, ("heun", "prk"))
+    return multistep(draft, grid, _constant, order, warmup=warmup, lower_order_final=lower_order_final)
 
 
 @solver("lms", forms="noise", order=2, source="k-diffusion sample_lms")
@@ -66,8 +68,8 @@ def lms(
 
     order: noises used, 1 to 4. warmup: as in `deis`. compat="official" extrapolates in a step to sigma = 0 too, as published.
     """
-    chosen("order", order, range(1, 5))
-    chosen("compat", compat, [None, "official"])
+    one_of("order", order, range(1, 5))
+    one_of("compat", compat, (None, "official"))
     return multistep(
         draft,
         grid,

@@ -68,7 +68,7 @@ def ancestral(
     """
     fact = get(base)
     options = options_of(fact, base_options)
-    if fact.order > fact.stages:
+    if fact.order > fact.stages or base == "gradient_estimation":  # which remembers, and is first order nevertheless
         raise ValueError(f"ancestral needs a single-step base, but {base!r} remembers earlier steps")
     noisy = any(options.get(name, fact.options.get(name)) for name in ("eta", "s_churn"))
     if base == "restart" or noisy or (fact.stochastic and "eta" not in fact.options):

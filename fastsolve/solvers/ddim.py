@@ -11,10 +11,25 @@ from fastsolve.schedules import Node
 from fastsolve.solvers import Grid, solver
 
 
+def ddim_step(x: Form, d: Form, s: Node, t: Node) -> Form:
+    """Exact for a constant prediction; finite at alpha = 0 and sigma = 0."""
+    ratio = t.sigma / s.sigma
+    return ratio * x + (t.alpha - s.alpha * ratio) * d
+
+
+def split(s: Node, t: Node, eta: float) -> tuple[float, float]:
+    """Deviations at t of what is left of the noise at s, and of fresh noise (k-diffusion's get_ancestral_step)."""
+    if not 0.0 <= eta < math.inf:
+        raise ValueError(f"eta must be at least 0 and finite, not {eta}")
+    left = math.exp(2.0 * (s.lam - t.lam))
+    kept = max(0.0, (1.0 - eta) * (1.0 + eta) + eta * eta * left)
+    fresh = min(1.0, -eta * eta * math.expm1(2.0 * (s.lam - t.lam)))
+    return t.sigma * math.sqrt(kept), t.sigma * math.sqrt(fresh)
+
+
 def ancestral_step(x: Form, d: Form, z: Form, s: Node, t: Node, eta: float, s_noise: float) -> Form:
     """From s down to a level below t along the ODE, then up to t with fresh noise; finite at alpha = 0 and sigma = 0."""
-    up = min(t.sigma, eta * t.sigma * math.sqrt(-math.expm1(2.0 * (s.lam - t.lam))))
-    down = math.sqrt(max(t.sigma**2 - up**2, 0.0))
+    down, up = split(s, t, eta)
     return (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * d + (up * s_noise) * z
 
 
@@ -38,13 +53,4 @@ def euler_ancestral(draft: Draft, grid: Grid, *, eta: float = 1.0, s_noise: floa
     for s, t in pairwise(grid):
         d = draft.denoised(s, x)
         x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, eta, s_noise))
-    return x
-
-
-@solver("euler", order=1, source="arXiv 2206.00364, equations 1 and 3; k-diffusion sample_euler")
-def euler(draft: Draft, grid: Grid) -> Form:
-    """Euler's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equations 1, 3): DDIM with eta = 0, DPM-Solver-1."""
-    x = draft.start
-    for s, t in pairwise(grid):
-        x = draft.keep(ancestral_step(x, draft.denoised(s, x), draft.noise(), s, t, 0.0, 0.0))
     return x

@@ -1,10 +1,12 @@
 """DEIS: the exponential integrator whose noise prediction is interpolated through past calls, or integrated by Runge-Kutta, in rho.
 
 All steps are written as DDIM's plus differences of noises, x_t = ddim(x_s, D_0) + sum C_j (eps_j - eps_0), C_j = alpha_t times the
-integral of the j-th Lagrange polynomial over rho = sigma / alpha: no cancellation, and finite where alpha_s = 0. Options shared:
+integral of the j-th Lagrange polynomial over rho = sigma / alpha: no cancellation, and finite where alpha_s = 0. They are right to
+rounding; in the clock of a table, which has a kink at every index, to 1e-5. Options shared:
 warmup "ramp" (as published: as many points as there are, which limits the order to 2), "heun" (the first step is Heun's, one more call,
-order 3 at most) or "rk" (classical Runge-Kutta until there are enough points, three more calls a step); lower_order_final uses no
-more points than steps are left. A step to sigma = 0 returns the denoised prediction, one from alpha = 0 is DDIM's.
+order 3 at most), "rk" (classical Runge-Kutta until there are enough points, three more calls a step) or "prk" (PNDM's pseudo
+Runge-Kutta, the same through the middle of the clock, of order 2); lower_order_final uses no more points than steps are left. A step to
+sigma = 0 returns the denoised prediction, one from alpha = 0 is DDIM's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import level_weights
 from fastsolve.schedules import Node, Schedule
-from fastsolve.solvers import Grid, solver
+from fastsolve.solvers import Grid, one_of, solver
+from fastsolve.solvers.ddim import ddim_step
 
 SOURCE = "arXiv 2204.13902"
 Weights = Callable[[Sequence[Node], Node], Sequence[float]]  # C_j from the nodes of the past, newest first, and t
@@ -34,23 +37,11 @@ TABLEAUS: dict[str, Tableau] = {
     "3ssprk": ((0, 1, 1 / 2), ((), (1,), (1 / 4, 1 / 4)), (1 / 6, 1 / 6, 2 / 3)),
     "4rk": ((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-WARMUPS = {"ramp": "", "heun": "2heun", "rk": "4rk"}
+WARMUPS = {"ramp": "", "heun": "2heun", "rk": "4rk", "prk": "4rk"}
 
 
-def chosen(option: str, value: object, known: Sequence[object]) -> None:
-    """Raises ValueError unless the value is one of those known."""
-    if isinstance(value, bool | float) or value not in known:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, known))}, not {value!r}")
-
-
-def ddim_step(x: Form, d: Form, s: Node, t: Node) -> Form:
-    """Exact for a constant prediction; finite at alpha = 0 and sigma = 0."""
-    ratio = t.sigma / s.sigma
-    return ratio * x + (t.alpha - s.alpha * ratio) * d
-
-
-def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau) -> Form:
-    """An explicit Runge-Kutta step of d(x / alpha) / d rho = eps; d is the prediction at s."""
+def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau, in_clock: bool = False) -> Form:
+    """An explicit Runge-Kutta step of d(x / alpha) / d rho = eps; d is the prediction at s. in_clock: where its nodes are even."""
     nodes, rows, weights = tableau
     rho, width = s.sigma / s.alpha, t.sigma / t.alpha - s.sigma / s.alpha
     eps = (x - s.alpha * d) / s.sigma
@@ -59,11 +50,18 @@ def rk_step(draft: Draft, x: Form, d: Form, s: Node, t: Node, tableau: Tableau) 
     def at(u: Node, row: Sequence[float]) -> Form:
         new = ddim_step(x, d, s, u)
         for c, bend in zip(row[1:], bends, strict=True):
-            new = new + (u.alpha * width * c) * bend
+            new = new + ((u.sigma - u.alpha * rho) * c / sum(row)) * bend
         return draft.keep(new)
 
     for c, row in zip(nodes[1:], rows[1:], strict=True):
-        u = t if c == 1 else draft.schedule.at_lam(-math.log(rho + c * width))
+        middle = s.t + c * (t.t - s.t)
+        u = (
+            t
+            if c == 1
+            else draft.schedule.node(middle)
+            if in_clock
+            else draft.schedule.at_lam(-math.log(rho + c * width))
+        )
         y = at(u, row)
         bends.append((y - u.alpha * draft.denoised(u, y)) / u.sigma - eps)
     return at(t, weights)
@@ -81,7 +79,7 @@ def multistep(
     to_zero: bool = False,
 ) -> Form:
     """Steps through the last `points` noises; from_zero, to_zero: weights exist with a node at alpha = 0, for a step to sigma = 0."""
-    chosen("warmup", warmup, list(WARMUPS))
+    one_of("warmup", warmup, WARMUPS)
     x, past = draft.start, list[tuple[Node, Form]]()
     for i, (s, t) in enumerate(pairwise(grid)):
         d = draft.denoised(s, x)
@@ -90,8 +88,10 @@ def multistep(
         new = ddim_step(x, d, s, t)
         if s.alpha == 0.0 or (t.sigma == 0.0 and not to_zero):
             x = draft.keep(new)
-        elif len(past) < points and (warmup == "rk" or (warmup == "heun" and len(past) == 1)) and t.sigma > 0.0:
-            x = rk_step(draft, x, d, s, t, TABLEAUS[WARMUPS[warmup]])
+        elif (
+            len(past) < points and (warmup in ("rk", "prk") or (warmup == "heun" and len(past) == 1)) and t.sigma > 0.0
+        ):
+            x = rk_step(draft, x, d, s, t, TABLEAUS[WARMUPS[warmup]], warmup == "prk")
         else:
             c = weights([node for node, _ in past[:count]], t) if count > 1 else ()
             for c_j, (_, eps) in zip(c[1:], past[1:count], strict=True):
@@ -103,7 +103,7 @@ def multistep(
 
 def interpolated(schedule: Schedule, variable: str) -> Weights:
     """The weights of interpolation in the schedule's clock ("t"), in rho = sigma / alpha, or in lambda ("logrho")."""
-    chosen("variant", variable, ["t", "rho", "logrho"])
+    one_of("variant", variable, ("t", "rho", "logrho"))
     position = {"t": schedule.clock, "rho": lambda lam: math.exp(-lam), "logrho": None}[variable]
 
     def weights(nodes: Sequence[Node], t: Node) -> list[float]:
@@ -128,7 +128,7 @@ def deis(
     order: degree of the interpolation, 0 (DDIM) to 3. variant: its variable, the clock "t" (tAB-DEIS), "rho" (rhoAB-DEIS) or "logrho",
     lambda, as in diffusers. warmup, lower_order_final: as in the module; with warmup="rk" the order is one more than the degree.
     """
-    chosen("order", order, range(4))
+    one_of("order", order, range(4))
     weights = interpolated(draft.schedule, variant)
     return multistep(
         draft,
@@ -163,7 +163,7 @@ def deis_rho_rk(draft: Draft, grid: Grid, *, tableau: str = "3kutta") -> Form:
 
     tableau: its name in `TABLEAUS`, which starts with the number of calls a step (and the order).
     """
-    chosen("tableau", tableau, list(TABLEAUS))
+    one_of("tableau", tableau, TABLEAUS)
     x = draft.start
     for s, t in pairwise(grid):
         d = draft.denoised(s, x)

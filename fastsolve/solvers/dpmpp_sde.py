@@ -7,14 +7,8 @@ from itertools import pairwise
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
-from fastsolve.schedules import Node
 from fastsolve.solvers import Grid, one_of, solver
-
-
-def split(s: Node, t: Node, eta: float) -> tuple[float, float]:
-    """Deviations at t of what is left of the noise at s, and of fresh noise (k-diffusion's get_ancestral_step)."""
-    fresh = min(1.0, eta * eta * -math.expm1(2.0 * (s.lam - t.lam)))
-    return t.sigma * math.sqrt(1.0 - fresh), t.sigma * math.sqrt(fresh)
+from fastsolve.solvers.ddim import ancestral_step, split
 
 
 @solver(
@@ -35,20 +29,17 @@ def dpmpp_sde(
     """
     if not 0.0 < r <= 1.0:
         raise ValueError(f"r must lie in (0, 1], not {r}")
-    if compat is not None:
-        one_of("compat", compat, ["k_diffusion"])
+    one_of("compat", compat, (None, "k_diffusion"))
     x = draft.start
     for s, t in pairwise(grid):
         d = draft.denoised(s, x)
         if t.sigma == 0.0 or s.alpha == 0.0:
-            down, up = split(s, t, eta)
-            mean = (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * d
-            x = draft.keep(mean + (up * s_noise) * draft.noise())
+            x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, eta, s_noise))
             continue
         u = t if r == 1.0 else draft.schedule.at_lam(s.lam + r * (t.lam - s.lam))
         (down_u, up_u), (down, up) = split(s, u, eta), split(s, t, eta)
         z1, z2 = draft.noise(), draft.noise()
-        x_u = draft.keep((down_u / s.sigma) * x + (u.alpha - s.alpha * down_u / s.sigma) * d + (up_u * s_noise) * z1)
+        x_u = draft.keep(ancestral_step(x, d, z1, s, u, eta, s_noise))
         slope = (draft.denoised(u, x_u) - d) / (2.0 * r)
         carried = 0.0 if compat or not down_u else down / down_u * up_u
         fresh = math.sqrt(max(up * up - carried * carried, 0.0))

@@ -9,8 +9,7 @@ from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.integrals import gauss_legendre
 from fastsolve.schedules import Node
-from fastsolve.solvers import Grid, solver
-from fastsolve.solvers.deis import chosen
+from fastsolve.solvers import Grid, one_of, solver
 
 POINTS = 200  # of the published sum
 
@@ -56,8 +55,10 @@ def er_sde(
     backward difference. eta: noise scale phi(L) = L^(1 + eta) in L = sigma / alpha, 0 the ODE, 1 the reverse SDE; by default
     the paper's L (e^(L^0.3) + 10). compat="official" takes the published sums of 200 terms for the integrals, which leave a floor.
     """
-    chosen("stages", stages, [1, 2, 3])
-    chosen("compat", compat, [None, "official"])
+    one_of("stages", stages, (1, 2, 3))
+    one_of("compat", compat, (None, "official"))
+    if eta == math.inf:
+        raise ValueError(f"eta must be finite, not {eta}")
     x, past = draft.start, list[tuple[Node, Form, Form]]()  # a node, D and the backward difference D'
     for s, t in pairwise(grid):
         d, first = draft.denoised(s, x), Form({})

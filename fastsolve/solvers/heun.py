@@ -1,4 +1,4 @@
-"""EDM's Heun sampler with stochastic churn."""
+"""EDM's samplers with stochastic churn: Euler and Heun."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
 from fastsolve.solvers import Grid, solver
+from fastsolve.solvers.ddim import ddim_step
 
 
 def churned(
@@ -30,6 +31,27 @@ def churned(
     return draft.keep((hat.alpha / s.alpha) * x + (added * s_noise) * draft.noise()), hat
 
 
+@solver("euler", order=1, source="arXiv 2206.00364, equations 1 and 3; k-diffusion sample_euler")
+def euler(
+    draft: Draft,
+    grid: Grid,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Form:
+    """Euler's method in sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equations 1, 3): DDIM with eta = 0, DPM-Solver-1.
+
+    s_churn, s_tmin, s_tmax, s_noise: as in `heun`.
+    """
+    x = draft.start
+    for s, t in pairwise(grid):
+        x, s = churned(draft, x, s, grid, s_churn, s_tmin, s_tmax, s_noise)
+        x = draft.keep(ddim_step(x, draft.denoised(s, x), s, t))
+    return x
+
+
 @solver("heun", forms="noise", order=2, stages=2, source="arXiv 2206.00364, algorithm 2")
 def heun(
     draft: Draft,
@@ -47,12 +69,11 @@ def heun(
     x = draft.start
     for s, t in pairwise(grid):
         x, s = churned(draft, x, s, grid, s_churn, s_tmin, s_tmax, s_noise)
-        ratio = t.sigma / s.sigma
         d = draft.denoised(s, x)
-        euler = draft.keep(ratio * x + (t.alpha - s.alpha * ratio) * d)
+        ahead = draft.keep(ddim_step(x, d, s, t))
         if t.sigma == 0.0 or s.alpha == 0.0:
-            x = euler
+            x = ahead
             continue
-        slope, slope_t = (x - s.alpha * d) / s.sigma, (euler - t.alpha * draft.denoised(t, euler)) / t.sigma
-        x = draft.keep(euler + 0.5 * (t.sigma - t.alpha / s.alpha * s.sigma) * (slope_t - slope))
+        slope, slope_t = (x - s.alpha * d) / s.sigma, (ahead - t.alpha * draft.denoised(t, ahead)) / t.sigma
+        x = draft.keep(ahead + 0.5 * (t.sigma - t.alpha / s.alpha * s.sigma) * (slope_t - slope))
     return x

@@ -1,4 +1,4 @@
-"""The three parametrisations of SEEDS: in each, a linear SDE is solved exactly and the model output M is interpolated.
+"""The three parametrisations of exponential integrators: in each, a linear SDE is solved exactly and the model output M interpolated.
 
     x_b = carry(a, b) x_a + sum_k weight(k, a, b) M^(k-1) + noise(a, b) z
 
@@ -24,6 +24,10 @@ class Parametrisation(ABC):
 
     eta: float
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta < math.inf:
+            raise ValueError(f"eta must be at least 0 and finite, not {self.eta}")
+
     @abstractmethod
     def output(self, x: Form, d: Form, node: Node) -> Form:
         """M from the state and its data prediction."""
@@ -40,13 +44,24 @@ class Parametrisation(ABC):
     def noise(self, a: Node, b: Node) -> float:
         """Standard deviation of the noise gathered on the way."""
 
+    def constant(self, x: Form, m: Form, a: Node, b: Node) -> Form:
+        """The state at b, without noise, where M is m all the way."""
+        return self.carry(a, b) * x + self.weight(1, a, b) * m
+
     def between(self, schedule: Schedule, a: Node, b: Node, c: float) -> Node:
         """The node at relative position c."""
         return b if c == 1.0 else schedule.at_lam(a.lam + c * (b.lam - a.lam))
 
 
 class Data(Parametrisation):
-    """M = x0, in lambda. Finite at alpha = 0."""
+    """M = x0, in lambda: factor(b) times the integral of e^{-rate (lambda_b - lambda)} M. Finite at alpha = 0."""
+
+    @property
+    def rate(self) -> float:
+        return 1.0 + self.eta
+
+    def factor(self, b: Node) -> float:
+        return (1.0 + self.eta) * b.alpha
 
     def output(self, x: Form, d: Form, node: Node) -> Form:
         return d
@@ -62,7 +77,17 @@ class Data(Parametrisation):
 
 
 class Noise(Parametrisation):
-    """M = eps, in lambda. Needs alpha > 0."""
+    """M = eps, in lambda, with rate and factor as in `Data`. Needs alpha > 0."""
+
+    rate = -1.0
+
+    def factor(self, b: Node) -> float:
+        return -(1.0 + self.eta) * b.sigma
+
+    def constant(self, x: Form, m: Form, a: Node, b: Node) -> Form:
+        """The same in terms of what m takes from x: where it is x's own noise, no large numbers cancel (DDIM's step at eta = 0)."""
+        ratio = b.sigma / a.sigma * (1.0 - self.eta * math.expm1(b.lam - a.lam))
+        return ratio * x + self.weight(1, a, b) * (m - x / a.sigma)
 
     def output(self, x: Form, d: Form, node: Node) -> Form:
         return (x - node.alpha * d) / node.sigma
@@ -91,6 +116,7 @@ class EDM(Parametrisation):
     sigma_data: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         d = self.sigma_data
         if isinstance(d, bool) or not isinstance(d, int | float) or not 0.0 < d < math.inf:
             raise ValueError(f"sigma_data must be a positive and finite number, not {d!r}")
@@ -140,14 +166,18 @@ class EDM(Parametrisation):
         return schedule.at_lam(-math.log(d * math.tan(math.atan(ra / d) * shrink)))
 
 
+def in_lambda(form: str, eta: float) -> Data | Noise:
+    """ "data" or "noise", the two that multistep samplers interpolate. Raises ValueError for others."""
+    one_of("form", form, ("data", "noise"))
+    return Data(eta) if form == "data" else Noise(eta)
+
+
 _FORMS = {"data": "data", "x0": "data", "noise": "noise", "eps": "noise", "edm": "edm", "F": "edm"}
 
 
 def parametrisation(form: str, eta: float, sigma_data: float | None, schedule: Schedule) -> Parametrisation:
     """The parametrisation of a name: "data" (or "x0"), "noise" ("eps"), "edm" ("F"). Raises ValueError for others and for eta < 0."""
     one_of("form", form, _FORMS)
-    if not 0.0 <= eta < math.inf:
-        raise ValueError(f"eta must be at least 0 and finite, not {eta}")
     if _FORMS[form] == "edm":
         return EDM(eta, getattr(schedule, "sigma_data", 0.5) if sigma_data is None else sigma_data)
     return Data(eta) if _FORMS[form] == "data" else Noise(eta)

@@ -189,7 +189,7 @@ def diffusers(run: Recording) -> Case:
             case = in_ve(run.case(solver, "ve", levels, **options))
     else:
         case = run.case(solver, "flow" if coords == "alpha=1-sigma" else "ve", levels, **options)
-    case["draws"] = run.draws[: len(levels) - 2]  # some draw in the last step too, and multiply by 0
+    case["draws"] = run.draws[: int(np.sum(levels[1:] > 0))]  # some draw in a step to 0 too, and multiply by 0
     return case
 
 
@@ -237,6 +237,8 @@ def deis_multistep(run: Recording) -> Case:
 
 def diff_sampler(run: Recording) -> Case:
     """zju-pi/diff-sampler, in VE. Its deis_tab interpolates in the clock of a VP schedule fitted to EDM's range."""
+    if run.name.endswith("heun"):
+        return run.case("heun", "ve", run.grid)
     order = int(run.meta["kwargs"]["max_order"])
     if "ipndm_v" in run.name:
         case = run.case("deis_rho_ab", "ve", run.grid, order=order - 1)
@@ -257,13 +259,14 @@ def dpm_solver(run: Recording) -> Case:
     """LuChengTHU/dpm-solver and wl-zhao/UniPC: the first lowers the order at the end below 10 steps only."""
     meta, lower = run.meta, run.meta["lower_order_final"]
     if run.name.startswith("peer_unipc"):
-        case = run.case("unipc", "vp", run.grid, order=meta["order"], lower_order_final=lower)
-        if meta["variant"] == "vary_coeff":  # its corrector reads a leaked loop index
+        options = {"variant": meta["variant"], "form": "data" if meta["data_prediction"] else "noise"}
+        case = run.case("unipc", "vp", run.grid, order=meta["order"], lower_order_final=lower, **options)
+        if meta["variant"] == "vary_coeff" and meta["order"] > 1:  # its corrector reads a leaked loop index
             case["expect"] = "differ"
-        else:
-            case["options"]["variant"] = meta["variant"]
         return case
     case = run.case(f"dpmpp_{meta['order']}m", "vp", run.grid, lower_order_final=lower and meta["steps"] < 10)
+    if meta["algorithm_type"] == "dpmsolver":
+        case["options"]["form"] = "noise"
     if meta["denoise_to_zero"]:
         case["options"]["denoise_final"] = True
     return case
@@ -298,6 +301,10 @@ LATER_DIFFUSERS: dict[str, tuple[str, Case]] = {
     **{f"unipc_bh{b}_o{k}": ("unipc", {"order": k, "variant": f"bh{b}"}) for b in (1, 2) for k in (1, 2, 3)},
     "dpmpp_3m": ("dpmpp_3m", {"lower_order_final": True}),
     "dpmpp_3m_sde": ("dpmpp_3m_sde", {"warmup": "midpoint", "lower_order_final": True}),
+    "dpm_2m_eps": ("dpmpp_2m", {"form": "noise", "lower_order_final": True}),
+    "dpm_3m_eps": ("dpmpp_3m", {"form": "noise", "lower_order_final": True}),
+    "sde_dpmsolver_2m": ("dpmpp_2m_sde", {"form": "noise", "lower_order_final": True}),
+    "unipc_bh2_o3_eps": ("unipc", {"form": "noise"}),
     "sasolver_p2c2": ("sa_solver", {"order": 2, "corrector_order": 2, "variant": "simple"}),
 }
 DIFFUSERS |= LATER_DIFFUSERS
@@ -366,7 +373,10 @@ FAMILIES = {
             "deis_rho_rk_4rk",
         ],
     ),
-    "diff_sampler": (diff_sampler, ["peer_diffsampler_ipndm*", "peer_diffsampler_deis_tab*"]),
+    "diff_sampler": (
+        diff_sampler,
+        ["peer_diffsampler_ipndm*", "peer_diffsampler_deis_tab*", "peer_diffsampler_heun"],
+    ),
     "diffusers_multistep": (diffusers_multistep, [f"peer_diffusers_{k}" for k in LATER_DIFFUSERS]),
     "k_diffusion_multistep": (k_diffusion, ["peer_kdiff_dpmpp_3m_sde", "peer_kdiff_dpmpp_3m_sde_eta0"]),
     "dpm_solver": (
@@ -375,8 +385,10 @@ FAMILIES = {
             "peer_unipc_bh?_o[123]",
             "peer_unipc_*_tu",
             "peer_unipc_*_nolof",
-            "peer_unipc_vary_coeff_o[23]",
+            "peer_unipc_*_eps",
+            "peer_unipc_vary_coeff_o?",
             "peer_dpmsolver_pp_[23]m_*",
+            "peer_dpmsolver_[23]m_*",
         ],
     ),
     "comfyui_sde": (comfy_sde, ["seeds_comfy_ersde*", "seeds_comfy_sasolver*"]),

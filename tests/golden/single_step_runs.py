@@ -19,6 +19,7 @@ DIFFUSERS: dict[str, tuple[str, Case]] = {
     "ddpm_large": ("ddpm", {"variance": "large"}),
     "kdpm2": ("dpm_solver_2", {}),
     "flowmatch_heun": ("flow_heun", {}),
+    "dpm_3s_single_eps": ("dpm_solver_3", {"inner": "grid", "variant": "midpoint"}),
     "dpmpp_2s_single": ("dpmpp_2s", {"inner": "grid", "orders": [2, 2, 2, 2, 1, 1]}),
 }
 DPM_SOLVER: dict[str, tuple[str, Case]] = {
