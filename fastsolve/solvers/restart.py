@@ -190,9 +190,10 @@ def restart(
     """Restart (Xu et al. 2023, arXiv 2306.14878, algorithm 2; the inner loop has n_levels - 1 steps, as their NFE formula and code).
 
     intervals: (n_levels, k, t_min, t_max) in sigma / alpha; none is the base solver alone. base, base_options: any single-step solver
-    (a multistep one starts anew after every jump); `orders`, one entry a main step, is the main grid's. inner_base, inner_last: another solver inside, and for the last step inside.
-    snap: "t_min" to the nearest main level (as published), "both" (as webui), "none". inner_grid: "karras" with rho, or "linear" in the
-    clock (rounded on tables, as their Stable Diffusion code). gamma: churn inside, s_churn outside, both between s_tmin and s_tmax.
+    (a multistep one starts anew after every jump); `orders`, one entry a main step, is the main grid's. inner_base, inner_last: another
+    solver inside, and for the last step inside. snap: "t_min" to the nearest main level (as published), "both" (as webui), "none".
+    inner_grid: "karras" with rho, or "linear" in the clock (rounded on tables, as their Stable Diffusion code). gamma: churn inside,
+    s_churn outside, both between s_tmin and s_tmax.
     """
     if not 0.0 <= gamma <= math.sqrt(2.0) - 1.0:
         raise ValueError(f"gamma must be 0 to sqrt(2) - 1, EDM's bound, not {gamma}")
