@@ -29,7 +29,12 @@ class Draft:
         self.calls = 0
 
     def starts(self, mixing: Sequence[Sequence[float]]) -> tuple[Form, ...]:
-        """Several start tensors, for a state of several variables: from noise, tensor i is sum_j mixing[i][j] * unit noise j."""
+        """Several start tensors, for a state of several variables: from noise, tensor i is sum_j mixing[i][j] * unit noise j.
+
+        Raises ValueError where another solver has been before: it has one tensor to hand over.
+        """
+        if self.start.terms != {"x0": 1.0}:
+            raise ValueError("a solver of several variables cannot go on from another solver's state, which has one")
         self._variables = tuple(tuple(row) for row in mixing)
         return tuple(Form({name: 1.0}) for name in start_names(len(self._variables)))
 

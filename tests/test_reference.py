@@ -1,11 +1,10 @@
-"""The engine against the plain samplers of `reference/`, on random grids, schedules and options; and those against recordings.
-
-Solvers that the catalogue does not have yet are left out here and join by their name.
-"""
+"""The engine against the plain samplers of `reference/`, on random grids, schedules and options; and those against recordings."""
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import fastsolve
+from fastsolve import grids
 from problems import golden_mixture, plane_mixture
 from reference import deis, rbe, restart, seeds, tada
 from reference.paths import FLOW, PATHS, VE, VP, Model, Path as NoisePath
@@ -30,16 +30,16 @@ TOP = {
     "sub_vp": 100.0,
     "vp_cosine": 20.0,
 }  # sigma / alpha within the schedule
+BELOW = 100.0  # so that churn, at most a factor of sqrt(2), stays within the schedule too
 
-few = settings(
-    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+
+def examples(count: int) -> settings:
+    slow = [HealthCheck.too_slow]
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=slow)
+
+
+few = examples(20)
 Given = st.DataObject
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    """The names among these that are registered."""
-    return pytest.mark.parametrize("name", [name for name in names if name in fastsolve.list_solvers()])
 
 
 def plane(path: NoisePath) -> Model:
@@ -59,15 +59,19 @@ def plane(path: NoisePath) -> Model:
 
 
 def levels(
-    data: Given, schedule: str, h_max: float, zero: bool = False, least: int = 1, top: float = np.inf
+    data: Given, schedule: str, h_max: float, *, ends: bool = False, least: int = 1, top: float = np.inf
 ) -> list[float]:
-    """A random decreasing grid in the schedule's clock; steps of 0.2 to h_max in lambda; it may end in 0 where `zero` says so."""
+    """A random decreasing grid in the schedule's clock, steps of 0.2 to h_max in lambda.
+
+    With `ends` it may end in 0, and on flow it may start from alpha = 0, t = 1.
+    """
     path = PATHS[schedule]
     top = data.draw(st.floats(0.05, 1.0), "top") * min(TOP[schedule], top)
     h = data.draw(st.lists(st.floats(0.2, h_max), min_size=least, max_size=5), "h")
     rhos = top * np.exp(-np.cumsum([0.0, *h]))
-    end = [0.0] if zero and data.draw(st.booleans(), "zero") else []
-    return [float(path.clock(rho)) for rho in rhos] + end
+    end = [0.0] if ends and data.draw(st.booleans(), "zero") else []
+    first = [1.0] if ends and schedule == "flow" and data.draw(st.booleans(), "infinity") else []
+    return first + [float(path.clock(rho)) for rho in rhos] + end
 
 
 def engine(
@@ -103,18 +107,29 @@ def close(ours: np.ndarray, reference: np.ndarray) -> None:
     assert abs(ours - reference).max() <= TOLERANCE * max(abs(reference).max(), 1.0)
 
 
+def test_the_reference_knows_nothing_of_the_package() -> None:
+    for file in sorted((FOLDER / "reference").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in {*sys.stdlib_module_names, "numpy", "reference"}, f"{file.name}: {name}"
+
+
 @pytest.mark.parametrize("form", ["data", "noise", "edm"])
 @pytest.mark.parametrize("stages", [1, 2, 3])
 @few
 @given(data=st.data())
 def test_seeds(data: Given, stages: int, form: str) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, eta = PATHS[schedule], 1.0 if form == "edm" else data.draw(st.floats(0.05, 1.5), "eta")
+    path, eta = PATHS[schedule], 1.0 if form == "edm" else data.draw(st.floats(0.0, 1.5), "eta")
     s_noise = data.draw(st.sampled_from([1.0, 0.9]), "s_noise")
     # Far above sigma_data the variable of form "edm" is flat: nodes lose (sigma / sigma_data)^2 roundings, in any arithmetic.
-    top = 3.0 if form == "edm" else np.inf
-    grid = levels(data, schedule, 2.0 if form == "data" else 0.8, zero=True, top=top)
+    top = 3.0 if form == "edm" else BELOW
+    grid = levels(data, schedule, 2.0 if form == "data" else 0.8, ends=form == "data", top=top)
     inner, options = (), {"form": form, "eta": eta, "s_noise": s_noise}
+    churn = {"s_churn": data.draw(st.sampled_from([0.0, 0.5, 2.0]), "s_churn"), "s_tmin": 0.1}
+    churn["s_tmax"] = data.draw(st.sampled_from([0.9, 0.3]), "s_tmax") * min(float(path.rho(grid[0])), BELOW)
     if form == "edm":
         options["sigma_data"] = 0.5
     if stages == 2:
@@ -123,7 +138,7 @@ def test_seeds(data: Given, stages: int, form: str) -> None:
     if stages == 3:
         inner = (data.draw(st.floats(0.2, 0.45), "r1"), data.draw(st.floats(0.55, 0.95), "r2"))
         options |= {"r1": inner[0], "r2": inner[1], "variant": data.draw(st.sampled_from(["3a", "3b"]), "variant")}
-    x, noise = start(path, grid[0], stages * len(grid))
+    x, noise = start(path, grid[0], (stages + 1) * len(grid))
     variant = options.get("variant", "1")
     expected = seeds.seeds(
         plane(path),
@@ -137,8 +152,9 @@ def test_seeds(data: Given, stages: int, form: str) -> None:
         s_noise=s_noise,
         nodes=inner,
         variant=variant,
+        **churn,
     )
-    close(engine(f"seeds{stages}", schedule, grid, x, noise, options), expected)
+    close(engine(f"seeds{stages}", schedule, grid, x, noise, options | churn), expected)
 
 
 @pytest.mark.parametrize("form", ["data", "noise"])
@@ -158,7 +174,7 @@ def test_seeds_without_noise(stages: int, form: str) -> None:
 def test_ddim(data: Given) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
     path, eta = PATHS[schedule], data.draw(st.sampled_from([0.0, 0.3, 1.0]), "eta")
-    grid = levels(data, schedule, 2.0, zero=True)
+    grid = levels(data, schedule, 2.0, ends=True)
     x, noise = start(path, grid[0], len(grid) - 1)
     close(
         engine("ddim", schedule, grid, x, noise, {"eta": eta}), seeds.ddim(plane(path), x, grid, noise, path, eta=eta)
@@ -169,7 +185,7 @@ def test_ddim(data: Given) -> None:
 @given(data=st.data())
 def test_heun(data: Given) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.5, zero=True)
+    path, grid = PATHS[schedule], levels(data, schedule, 1.5, ends=True, top=BELOW)
     churn = {"s_churn": data.draw(st.sampled_from([0.0, 0.5, 2.0]), "s_churn")}
     # Not at the first level: it may not be raised on a schedule that ends there.
     churn |= {
@@ -178,74 +194,131 @@ def test_heun(data: Given) -> None:
         "s_noise": data.draw(st.floats(0.9, 1.1), "s_noise"),
     }
     x, noise = start(path, grid[0], len(grid))
-    close(engine("heun", schedule, grid, x, noise, churn), restart.heun(plane(path), x, grid, noise, path, **churn))
+    close(
+        engine("heun", schedule, grid, x, noise, churn),
+        restart.restart(plane(path), x, grid, noise, path, intervals=(), **churn),
+    )
 
 
-@needs("deis_tab", "deis_rho_ab")
-@few
+def warmup(data: Given) -> dict[str, Any]:
+    return {
+        "warmup": data.draw(st.sampled_from(["ramp", "heun", "rk"]), "warmup"),
+        "lower_order_final": data.draw(st.booleans(), "lower_order_final"),
+    }
+
+
+@pytest.mark.parametrize("variable", ["t", "rho", "logrho"])
+@pytest.mark.parametrize("order", range(4))
+@examples(10)
 @given(data=st.data())
-def test_deis_adams_bashforth(data: Given, name: str) -> None:
+def test_deis_adams_bashforth(data: Given, order: int, variable: str) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.0)
-    order, variable = data.draw(st.integers(0, 3), "order"), "t" if name == "deis_tab" else "rho"
+    path, grid = PATHS[schedule], levels(data, schedule, 1.0, ends=True)
+    options = {"order": order, **warmup(data)}
     x, _ = start(path, grid[0])
-    expected = deis.adams_bashforth(plane(path), x, grid, path, order=order, variable=variable)
-    close(engine(name, schedule, grid, x, [], {"order": order}), expected)
+    expected = deis.adams_bashforth(plane(path), x, grid, path, variable=variable, **options)
+    close(engine("deis", schedule, grid, x, [], {"variant": variable, **options}), expected)
+    if variable != "logrho":
+        name = "deis_tab" if variable == "t" else "deis_rho_ab"
+        close(engine(name, schedule, grid, x, [], options), expected)
 
 
-@needs("deis_rho_rk")
-@few
+@pytest.mark.parametrize("tableau", sorted(deis.TABLEAUS))
+@examples(8)
 @given(data=st.data())
-def test_deis_runge_kutta(data: Given, name: str) -> None:
+def test_deis_runge_kutta(data: Given, tableau: str) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.0)
-    tableau = data.draw(st.sampled_from(sorted(deis.TABLEAUS)), "tableau")
+    path, grid = PATHS[schedule], levels(data, schedule, 1.0, ends=True)
     x, _ = start(path, grid[0])
     expected = deis.rho_rk(plane(path), x, grid, path, tableau=tableau)
-    close(engine(name, schedule, grid, x, [], {"tableau": tableau}), expected)
+    close(engine("deis_rho_rk", schedule, grid, x, [], {"tableau": tableau}), expected)
 
 
-@needs("ipndm")
-@few
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@examples(10)
 @given(data=st.data())
-def test_ipndm(data: Given, name: str) -> None:
+def test_ipndm(data: Given, order: int) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.0)
-    order = data.draw(st.integers(1, 4), "order")
+    path, grid = PATHS[schedule], levels(data, schedule, 1.0, ends=True)
+    options = {"order": order, **warmup(data)}
     x, _ = start(path, grid[0])
-    close(engine(name, schedule, grid, x, [], {"order": order}), deis.ipndm(plane(path), x, grid, path, order=order))
+    close(engine("ipndm", schedule, grid, x, [], options), deis.ipndm(plane(path), x, grid, path, **options))
 
 
-@needs("restart")
+@pytest.mark.parametrize("base", sorted(restart.STEPS))
 @few
 @given(data=st.data())
-def test_restart(data: Given, name: str) -> None:
+def test_restart(data: Given, base: str) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.5, zero=True, least=2)
-    positive = [float(path.rho(t)) for t in grid if t > 0]
+    path, grid = PATHS[schedule], levels(data, schedule, 1.5, ends=True, least=2, top=BELOW)
+    rhos = [float(path.rho(t)) for t in grid if path.alpha(t)]
+    options = {
+        "snap": data.draw(st.sampled_from(["t_min", "both"]), "snap"),
+        "inner_grid": data.draw(st.sampled_from(["karras", "linear"]), "inner_grid"),
+        "rho": data.draw(st.sampled_from([7.0, 3.0]), "rho"),
+        "s_noise": data.draw(st.floats(0.9, 1.1), "s_noise"),
+    }
+    if base == "heun" and data.draw(st.booleans(), "churn"):
+        options |= {"s_churn": data.draw(st.sampled_from([0.0, 0.5, 2.0]), "s_churn"), "s_tmin": 0.1}
+        options |= {"gamma": data.draw(st.sampled_from([0.0, 0.05, 0.3]), "gamma"), "s_tmax": 0.99 * rhos[0]}
     intervals = []
-    for i in data.draw(st.lists(st.integers(1, len(positive) - 1), min_size=1, max_size=2, unique=True), "at"):
-        top = positive[i] * (positive[0] / positive[i]) ** data.draw(st.floats(0.3, 0.95), "t_max")
-        count, times = data.draw(st.integers(2, 4), "n_levels"), data.draw(st.integers(1, 3), "k")
-        intervals.append((count, times, data.draw(st.floats(0.95, 1.05), "off") * positive[i], top))
-    options = {"intervals": intervals, "s_noise": data.draw(st.floats(0.9, 1.1), "s_noise")}
-    x, noise = start(path, grid[0], sum(k for _, k, _, _ in intervals))
+    for i in data.draw(st.lists(st.integers(1, len(rhos) - 1), min_size=1, max_size=3, unique=True), "at"):
+        share, off = data.draw(st.floats(0.3, 0.95), "t_max"), data.draw(st.floats(0.95, 1.05), "off")
+        top = rhos[0] * ((rhos[i] or 0.01) / rhos[0]) ** (1.0 - share)
+        if options["snap"] == "both":
+            top = off * rhos[data.draw(st.integers(0, i - 1), "snapped")]
+        intervals.append(
+            (data.draw(st.integers(2, 4), "n_levels"), data.draw(st.integers(1, 3), "k"), off * rhos[i], top)
+        )
+    x, noise = start(path, grid[0], len(grid) + sum(n * k for n, k, _, _ in intervals))
+    options |= {"intervals": intervals, "base": base}
     expected = restart.restart(plane(path), x, grid, noise, path, **options)
-    close(engine(name, schedule, grid, x, noise, options), expected)
+    close(engine("restart", schedule, grid, x, noise, options), expected)
 
 
-@needs("tada")
 @few
 @given(data=st.data())
-def test_tada(data: Given, name: str) -> None:
-    schedule = data.draw(st.sampled_from(["edm", "vp", "flow"]), "schedule")
-    path, grid = PATHS[schedule], levels(data, schedule, 1.5, least=2)
-    N, order = data.draw(st.integers(1, 4), "n_variables"), data.draw(st.integers(1, 3), "order")
-    last_var = data.draw(st.sampled_from([0.25, 1.0, 4.0]), "last_var")
+def test_restart_of_stable_diffusion(data: Given) -> None:
+    table = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    path = NoisePath(lambda t: table[int(t)] ** 0.5, lambda t: (1 - table[int(t)]) ** 0.5, lambda rho: np.nan)
+    steps, twice = data.draw(st.sampled_from([5, 10, 20, 30]), "steps"), data.draw(st.booleans(), "second_order")
+    timesteps = [i * (1000 // steps) + 1 for i in reversed(range(steps))] + [0]
+    at_the_end = data.draw(st.booleans(), "at_the_end")  # there the last inner step is first order
+    places, intervals = st.integers(steps - 1, steps) if at_the_end else st.integers(1, steps - 2), []
+    for t in [timesteps[i] for i in data.draw(st.lists(places, min_size=1, max_size=2, unique=True), "at")]:
+        counts = data.draw(st.integers(2, 6), "n_levels"), data.draw(st.integers(1, 3), "k")
+        top = data.draw(st.integers(t + 12, 999), "top")
+        intervals.append((*counts, 1.0005 * path.rho(t), 1.0005 * path.rho(top)))
+    s_noise = data.draw(st.sampled_from([1.0, 0.9]), "s_noise")
+    options = {"base": "ddim", "inner_base": "heun", "inner_grid": "linear", "intervals": intervals, "s_noise": s_noise}
+    if twice:  # DPM-Solver-2 with its node at the end is the mean of two predictions
+        options |= {"base": "dpm_solver_2", "base_options": {"r": 1.0, "orders": [2] * (steps - 1) + [1]}}
+    if at_the_end:
+        options["inner_last"] = "ddim"
+    x, noise = start(path, timesteps[0], 6)
+    data_prediction = plane(path)
+
+    def eps(x: np.ndarray, t: int) -> np.ndarray:
+        return (x - path.alpha(t) * data_prediction(x, t)) / path.sigma(t)
+
+    expected = restart.stable_diffusion(
+        eps, x, timesteps, noise, table, intervals=intervals, second_order=twice, s_noise=s_noise
+    )
+    close(engine("restart", "vp_scaled_linear", timesteps, x, noise, options), expected)
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 4])
+@few
+@given(data=st.data())
+def test_tada(data: Given, N: int) -> None:
+    schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
+    path, grid = PATHS[schedule], levels(data, schedule, 1.5, ends=True, least=2)
+    order, last_var = data.draw(st.integers(1, 3), "order"), data.draw(st.floats(0.1, 64.0), "last_var")
     X = tada.start(np.random.default_rng(7).standard_normal((N, 2, 2)), float(path.rho(grid[0])), last_var)
-    expected = tada.tada(plane(path), X, grid, path, order=order, last_var=last_var)
+    steps, denoise = [t for t in grid if t], grid[-1] == 0.0
+    expected = tada.tada(plane(path), X, steps, path, order=order, last_var=last_var, denoise=denoise)
     options = {"n_variables": N, "order": order, "last_var": last_var}
-    close(engine(name, schedule, [*grid, 0.0], X, [], options), expected)
+    close(engine("tada", schedule, grid, X, [], options), expected)
 
 
 @pytest.mark.parametrize("schedule", ["ve", "vp", "flow"])
@@ -296,7 +369,7 @@ def test_equal_error_grids_are_as_recorded(ours: np.ndarray, recorded: list[floa
     np.testing.assert_allclose(ours[[0, -1]], RANGE, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in ("RBEAtan", "RBE") if name in vars(fastsolve.grids)])
+@pytest.mark.parametrize("name", ["RBEAtan", "RBE"])
 @few
 @given(
     steps=st.integers(1, 30),
@@ -312,8 +385,38 @@ def test_equal_error_grids_are_the_packages(name: str, steps: int, stds: list[fl
     else:
         ends |= {"c": stds[0]}
         expected = rbe.arctan_grid(steps, 80.0, 0.002, stds[0])
-    levels = vars(fastsolve.grids)[name](**ends).levels(fastsolve.schedules.get("ve"), steps)
+    levels = vars(grids)[name](**ends).levels(fastsolve.schedules.get("ve"), steps)
     np.testing.assert_allclose(levels, expected, rtol=1e-11)  # far above c an angle holds rho to (rho / c) roundings
+
+
+@pytest.mark.parametrize("schedule", ["ve", "vp", "flow"])
+@few
+@given(data=st.data())
+def test_ddim_on_equal_error_grids(data: Given, schedule: str) -> None:
+    """RBE's sampler: DDIM on its grid, of which the engine is given the name of the rule and no level."""
+    steps, path = data.draw(st.integers(1, 12), "steps"), PATHS[schedule]
+    stds = data.draw(st.lists(st.floats(0.3, 2.0), min_size=1, max_size=3), "c")
+    high, low = data.draw(st.floats(3.0, 80.0), "sigma_max"), data.draw(st.floats(0.01, 0.2), "sigma_min")
+    ends = {"sigma_max": high, "sigma_min": low, "final_zero": False}
+    if data.draw(st.booleans(), "spectrum"):
+        grid, rhos = grids.RBE(c=tuple(stds), **ends), rbe.spectrum_grid(steps, high, low, stds)
+    else:
+        grid, rhos = grids.RBEAtan(c=stds[0], **ends), rbe.arctan_grid(steps, high, low, stds[0])
+    clocks = [float(path.clock(rho)) for rho in rhos]
+    x, noise = start(path, clocks[0], steps)
+    ours = fastsolve.sample(
+        plane_mixture().model(schedule, "x0"),
+        x.shape,
+        solver="ddim",
+        schedule=schedule,
+        prediction="x0",
+        grid=grid,
+        steps=steps,
+        x_init=torch.from_numpy(x.copy()),
+        dtype=torch.float64,
+        executor="eager",
+    )
+    close(ours.numpy(), seeds.ddim(plane(path), x, clocks, noise, path))
 
 
 def recording(name: str) -> tuple[dict[str, Any], np.ndarray, list[np.ndarray], np.ndarray]:
@@ -329,9 +432,25 @@ RECORDED_RUNS: list[tuple[str, Callable[..., np.ndarray], NoisePath, dict[str, A
     ("seeds_ref_x0_rf_o2_c2_08_n6", seeds.seeds, FLOW, {"stages": 2, "nodes": (0.8,), "variant": "2a"}),
     ("seeds_ref_x0_ve_o3b_n6", seeds.seeds, VE, {"variant": "3b"}),
     ("seeds_off_edmF_o3_n6", seeds.seeds, VE, {"form": "edm"}),
-    ("restart_edm_heun18", restart.heun, VE, {}),
-    ("restart_edm_churn18_nolimits", restart.heun, VE, {"s_churn": 4.0}),
+    ("restart_edm_heun18", restart.restart, VE, {"intervals": ()}),
+    ("restart_edm_churn18_nolimits", restart.restart, VE, {"intervals": (), "s_churn": 4.0}),
     ("restart_two_k1", restart.restart, VE, {"intervals": [(4, 1, 1.09, 1.92), (4, 1, 0.06, 0.3)]}),
+    (
+        "restart_imagenet_nfe39",
+        restart.restart,
+        VE,
+        {
+            "intervals": [(3, 1, 19.35, 40.79), (3, 1, 1.09, 1.92), (3, 1, 0.06, 0.3)],
+            "s_noise": 1.003,
+            "gamma": 0.05,
+            "s_tmin": 0.01,
+            "s_tmax": 1.0,
+        },
+    ),
+    ("restart_webui_20", restart.restart, VE, {"intervals": [(10, 1, 0.1, 2.0)], "snap": "both"}),
+    ("tada_edm_N2_o2_n8_k1_edm7", tada.tada, VE, {"order": 2}),
+    ("tada_edm_N3_o3_n15_k1_tpoly2", tada.tada, VE, {"order": 3}),
+    ("tada_flow_N2_o2_n10_k1_shift3", tada.tada, FLOW, {"order": 2}),
     ("deis_t_ab0_exactcoef", deis.adams_bashforth, VP, {"order": 0}),
     ("deis_t_ab3_exactcoef", deis.adams_bashforth, VP, {"order": 3}),
     ("deis_rho_ab3_exactcoef", deis.adams_bashforth, VP, {"order": 3, "variable": "rho"}),
@@ -339,13 +458,9 @@ RECORDED_RUNS: list[tuple[str, Callable[..., np.ndarray], NoisePath, dict[str, A
     ("deis_rho_rk_3kutta", deis.rho_rk, VP, {"tableau": "3kutta"}),
     ("deis_ipndm", deis.ipndm, VP, {"order": 4}),
 ]
-PACKED = {case["name"] for case in json.loads((FOLDER / "golden/cases.json").read_text())}
 
 
-@pytest.mark.parametrize(
-    ("name", "run", "path", "options"),
-    [pytest.param(*recorded, id=recorded[0]) for recorded in RECORDED_RUNS if recorded[0] in PACKED],
-)
+@pytest.mark.parametrize(("name", "run", "path", "options"), RECORDED_RUNS, ids=[name for name, *_ in RECORDED_RUNS])
 def test_reference_walks_a_recorded_run(
     name: str, run: Callable[..., np.ndarray], path: NoisePath, options: dict[str, Any]
 ) -> None:
@@ -356,6 +471,7 @@ def test_reference_walks_a_recorded_run(
         alpha, sigma = (torch.full((len(x), 1), float(f(t)), dtype=torch.float64) for f in (path.alpha, path.sigma))
         return law.denoise(torch.from_numpy(x), alpha, sigma).numpy()
 
-    noise = [] if run.__module__ == deis.__name__ else [draws]
-    ours = run(model, x, case["grid"], *noise, path, **options)
+    noise = [] if run.__module__ in (deis.__name__, tada.__name__) else [draws]
+    levels = [t for t in case["grid"] if t] if run is tada.tada else case["grid"]  # it ends with the data prediction
+    ours = run(model, x, levels, *noise, path, **options)
     assert abs(ours - final).max() <= 1e-11 * abs(final).max()  # published runs carry their own rounding

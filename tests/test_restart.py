@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import event, given, settings, strategies as st
 
 import fastsolve
 from bits import assert_bits_equal
@@ -284,9 +285,13 @@ REFUSED = [
     ([(3, 1, 0.06, 0.0599)], {}, r"not above t_min, which is the level 0.0599473"),
     ([(3, 1, 0.28, 0.31)], {"snap": "both"}, r"t_max .* is not above t_min"),
     ([(3, 1, 75.0, 79.0)], {}, r"t_min of \(3, 1, 75.0, 79.0\) is the grid's first level, 80, before which no step"),
-    ([(3, 1, 0.06, 90.0)], {}, r"t_max of \(3, 1, 0.06, 90.0\) is above the grid, which starts at 80"),
+    ([(3, 1, 0.06, 90.0)], {}, r"t_max of \(3, 1, 0.06, 90.0\) is above all levels of the schedule 'edm', up to 80"),
     ([(3, 1, 0.055, 0.3), (4, 2, 0.062, 0.5)], {}, r"both start from the level 0.0599473: one of them would be lost"),
     ([(3, 1, math.nan, 0.3)], {}, r"t_min and t_max are finite levels sigma / alpha"),
+    ([(math.inf, 1, 0.06, 0.3)], {}, r"n_levels counts levels, both ends included: at least 2, not inf"),
+    ([(3, math.nan, 0.06, 0.3)], {}, r"k is a number of restarts, at least 1, not nan"),
+    ([(3, 1e300, 0.06, 0.3)], {}, r"an interval may walk 100000 levels, n_levels times k, not as many as \(3, 1e\+300"),
+    ([(3, True, 0.06, 0.3)], {}, r"an interval is \(n_levels, k, t_min, t_max\), not \(3, True, 0.06, 0.3\)"),
     ([(3, 1, 0.06)], {}, r"an interval is \(n_levels, k, t_min, t_max\), not \(3, 1, 0.06\)"),
     ([3, 1, 0.06, 0.3], {}, r"an interval is \(n_levels, k, t_min, t_max\), not 3"),
     ("cifar", {}, r"intervals is a list of \(n_levels, k, t_min, t_max\), not 'cifar'"),
@@ -294,6 +299,10 @@ REFUSED = [
     ([(3, 1, 0.06, 0.3)], {"inner_grid": "rho"}, r"inner_grid must be one of 'karras', 'linear', not 'rho'"),
     ([(3, 1, 0.06, 0.3)], {"rho": 0.0}, r"rho must be positive and finite, not 0.0"),
     ([(3, 1, 0.06, 0.3)], {"base": "restart"}, r"restart cannot be its own base"),
+    ([(3, 1, 0.06, 0.3)], {"base": "tada"}, r"several variables cannot go on from another solver's state"),
+    ([(3, 1, 0.06, 0.3)], {"gamma": -0.05}, r"gamma must be 0 to sqrt\(2\) - 1, EDM's bound, not -0.05"),
+    ([(3, 1, 0.06, 0.3)], {"gamma": 0.5}, r"gamma must be 0 to sqrt\(2\) - 1, EDM's bound, not 0.5"),
+    ([(3, 1, 0.06, 0.3)], {"base_options": {"s_churn": -1.0}}, r"option s_churn of heun must be at least 0, not -1.0"),
     ([(3, 1, 0.06, 0.3)], {"base": "huen"}, r"unknown solver 'huen'; nearest is 'heun'"),
     ([(3, 1, 0.06, 0.3)], {"base_options": {"etha": 1.0}}, r"heun has no option 'etha'; it has s_churn, "),
     ([(3, 1, 0.06, 0.3)], {"base_options": "eta"}, r"base_options must be a dict of options of 'heun', not 'eta'"),
@@ -313,10 +322,71 @@ def test_refuses_what_cannot_be_run_as_it_is_written(intervals: object, options:
         fastsolve.make_plan("restart", schedule="edm", grid=EDM, steps=18, options={"intervals": intervals, **options})
 
 
-def test_too_many_levels_of_a_table_are_refused() -> None:
-    options = {"intervals": [(40, 1, 0.1, 0.2)], "inner_grid": "linear"}
-    with pytest.raises(ValueError, match=r"of a table repeat one: lower n_levels"):
-        fastsolve.make_plan("restart", schedule="vp_scaled_linear", grid=(999.0, 500.0, 10.0, -1.0), options=options)
+def test_intervals_that_a_table_has_no_levels_for_are_refused() -> None:
+    def plan(*interval: float, **options: object) -> Plan:
+        options |= {"intervals": [interval]}
+        return fastsolve.make_plan(
+            "restart", schedule="vp_scaled_linear", grid=(999.0, 500.0, 10.0, -1.0), options=options
+        )
+
+    with pytest.raises(ValueError, match=r"40 levels from 0.199059 to 0.0982911 repeat one: lower n_levels"):
+        plan(40, 1, 0.1, 0.2, inner_grid="linear")
+    with pytest.raises(ValueError, match=r"\(3, 1, 0.0, 0.3\) does not fit the schedule: .* is outside the table"):
+        plan(3, 1, 0.0, 0.3)
+
+
+def test_a_restart_may_reach_above_the_grid_but_not_above_the_schedule() -> None:
+    options = {"intervals": [(3, 1, 1.0, 9.0)], "inner_grid": "linear", "base": "ddim"}
+    indices = (901.0, 601.0, 301.0, 1.0)
+    plan = fastsolve.make_plan("restart", schedule="vp_scaled_linear", grid=indices, options=options)
+    calls = [call.t for call in plan.evals]
+    assert calls == [901.0, 601.0, 914.0, 608.0, 301.0]
+    with pytest.raises(ValueError, match=r"above all levels of the schedule 'vp_table', up to 14.6146"):
+        fastsolve.make_plan(
+            "restart", schedule="vp_scaled_linear", grid=indices, options=options | {"intervals": [(3, 1, 1.0, 15.0)]}
+        )
+
+
+SIZES = st.floats() | st.sampled_from([0.0, 5e-324, 1e-300, 1e300, math.inf]) | st.floats(0.0, 90.0)
+COUNTS = st.integers(-1, 9) | st.sampled_from([2.5, math.nan, math.inf, -math.inf, 1e6, 1e300]) | st.booleans()
+SOUND = st.tuples(st.integers(2, 5), st.integers(1, 3), st.floats(0.05, 2.0), st.floats(2.5, 14.0))
+ANY = SOUND | SOUND | st.tuples(COUNTS, COUNTS, SIZES, SIZES) | st.lists(SIZES, max_size=5)
+
+
+def plan_or_sentence(*args: object, **kwargs: object) -> Plan | str:
+    try:
+        return fastsolve.make_plan(*args, **kwargs)
+    except ValueError as error:
+        return str(error)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_any_intervals_give_a_sound_plan_or_a_sentence(data: st.DataObject) -> None:
+    def rarely(usual: float) -> float:
+        return data.draw(SIZES) if data.draw(st.integers(0, 19)) == 0 else usual
+
+    options = {
+        "intervals": data.draw(st.lists(ANY, min_size=1, max_size=2)),
+        "base": data.draw(st.sampled_from(["heun", "ddim", "dpm_solver_3", "seeds2"])),
+        "snap": data.draw(st.sampled_from(["t_min", "both"])),
+        "inner_grid": data.draw(st.sampled_from(["karras", "linear"])),
+        "rho": rarely(7.0),
+        "gamma": rarely(0.0),
+        "s_churn": rarely(0.0),
+        "s_tmin": rarely(0.0),
+        "s_tmax": rarely(math.inf),
+    }
+    schedule = data.draw(st.sampled_from(sorted(LEVELS)))
+    plan = plan_or_sentence("restart", schedule=schedule, grid=LEVELS[schedule], options=options)
+    event("refused" if isinstance(plan, str) else "planned")
+    if isinstance(plan, str):
+        assert len(plan.split()) > 5
+        return
+    numbers = [c for row in plan.rows() for _, c in row.terms]
+    numbers += [v for call in plan.evals for v in (call.t, call.alpha, call.sigma)]
+    assert all(math.isfinite(v) for v in numbers)
+    assert plan.launches == plan.nfe
 
 
 @pytest.mark.parametrize("schedule", LEVELS)

@@ -13,6 +13,8 @@ from fastsolve.forms import Form
 from fastsolve.schedules import Node, Schedule, VPTable
 from fastsolve.solvers import Grid, Solver, get, one_of, solver
 
+LONGEST = 100_000  # levels of an interval's walk: a mistaken count is refused before a plan of that length is written
+
 Run = Callable[[Form, Grid, float], Form]  # (state, grid, s_churn): a base solver with its options
 
 
@@ -40,7 +42,7 @@ def raised(draft: Draft, x: Form, low: Node, high: Node, s_noise: float) -> Form
 
 
 def options_of(base: Solver, given: Mapping[str, object] | Sequence[tuple[str, object]]) -> dict[str, object]:
-    """The options of a wrapper's base solver. Raises ValueError for those it does not have and for what is no number where it has one."""
+    """The options of a wrapper's base solver. Raises ValueError for those it does not have and for values that it cannot take."""
     try:
         options = dict(given)
     except (TypeError, ValueError):
@@ -51,6 +53,8 @@ def options_of(base: Solver, given: Mapping[str, object] | Sequence[tuple[str, o
             raise ValueError(f"{base.name} has no option {option!r}; it has {known}")
         if isinstance(base.options[option], float) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"option {option} of {base.name} must be a number, not {value!r}")
+        if (option == "eta" or option.startswith("s_")) and isinstance(value, int | float) and not value >= 0:
+            raise ValueError(f"option {option} of {base.name} must be at least 0, not {value}")
     return options
 
 
@@ -72,13 +76,17 @@ def _bound(draft: Draft, name: str, options: Mapping[str, object], shared: Mappi
 
 def _interval(entry: object) -> tuple[int, int, float, float]:
     shape = f"an interval is (n_levels, k, t_min, t_max), not {entry!r}"
-    if not isinstance(entry, Sequence) or len(entry) != 4 or not all(isinstance(v, Real) for v in entry):
+    if not isinstance(entry, Sequence) or len(entry) != 4:
+        raise ValueError(shape)
+    if not all(isinstance(v, Real) and not isinstance(v, bool) for v in entry):
         raise ValueError(shape)
     n_levels, k, t_min, t_max = entry
-    if int(n_levels) != n_levels or n_levels < 2:
+    if n_levels % 1 or n_levels < 2:  # infinity % 1 is nan, and true
         raise ValueError(f"n_levels counts levels, both ends included: at least 2, not {n_levels}, in {entry!r}")
-    if int(k) != k or k < 1:
+    if k % 1 or k < 1:
         raise ValueError(f"k is a number of restarts, at least 1, not {k}, in {entry!r}")
+    if n_levels * k > LONGEST:
+        raise ValueError(f"an interval may walk {LONGEST} levels, n_levels times k, not as many as {entry!r}")
     if not 0.0 <= t_min < math.inf or not 0.0 < t_max < math.inf:
         raise ValueError(f"t_min and t_max are finite levels sigma / alpha, at least 0, in {entry!r}")
     return int(n_levels), int(k), float(t_min), float(t_max)
@@ -100,16 +108,16 @@ def _top(schedule: Schedule, level: float, on_index: bool) -> Node:
 
 def _down(schedule: Schedule, high: Node, low: Node, count: int, inner_grid: str, power: float) -> Grid:
     """The inner grid; its ends are exactly the two nodes, so that coming down leaves no gap of an ulp to be bridged by noise."""
-    fractions = [m / (count - 1) for m in range(1, count - 1)]
-    if inner_grid == "karras":
-        a, b = level_of(high) ** (1.0 / power), level_of(low) ** (1.0 / power)
-        inside = [schedule.at_lam(-power * math.log(a + m * (b - a))) for m in fractions]
+    parts = range(1, count - 1)
+    if inner_grid == "karras":  # level^(1/power) is linear; by logarithms, since a small power overflows
+        ratio = math.expm1((high.lam - low.lam) / power)  # of the ends' roots, less 1
+        inside = [schedule.at_lam(high.lam - power * math.log1p(m / (count - 1) * ratio)) for m in parts]
     else:
-        clocks = [high.t + m * (low.t - high.t) for m in fractions]
+        clocks = [(high.t * (count - 1 - m) + low.t * m) / (count - 1) for m in parts]  # of indices: exact before round
         inside = [schedule.node(float(round(t)) if isinstance(schedule, VPTable) else t) for t in clocks]
     inner = (high, *inside, low)
     if any(t.lam <= s.lam for s, t in pairwise(inner)):
-        raise ValueError(f"{count} levels from index {high.t:g} to {low.t:g} of a table repeat one: lower n_levels")
+        raise ValueError(f"{count} levels from {level_of(high):.6g} to {level_of(low):.6g} repeat one: lower n_levels")
     return inner
 
 
@@ -124,6 +132,7 @@ def jumps(
     if not isinstance(intervals, Sequence) or isinstance(intervals, str):
         raise ValueError(f"intervals is a list of (n_levels, k, t_min, t_max), not {intervals!r}")
     found: dict[int, tuple[object, Jump]] = {}
+    top = max(level_of(grid[0]), level_of(schedule.node(schedule.t_max)))
     for entry in intervals:
         n_levels, k, t_min, t_max = _interval(entry)
         i = _nearest(grid, t_min)
@@ -134,15 +143,21 @@ def jumps(
             raise ValueError(f"t_min of {entry!r} is the grid's first level, {at}, before which no step arrives")
         if i in found:
             raise ValueError(f"{found[i][0]!r} and {entry!r} both start from the level {at}: one of them would be lost")
-        if t_max > level_of(grid[0]):
-            raise ValueError(f"t_max of {entry!r} is above the grid, which starts at {level_of(grid[0]):.6g}")
+        if snap != "both" and t_max > top:
+            raise ValueError(
+                f"t_max of {entry!r} is above all levels of the schedule {schedule.name!r}, up to {top:.6g}"
+            )
         on_index = inner_grid == "linear" and isinstance(schedule, VPTable)
-        high = grid[_nearest(grid, t_max)] if snap == "both" else _top(schedule, t_max, on_index)
-        if high.lam >= low.lam:
+        try:
+            high = grid[_nearest(grid, t_max)] if snap == "both" else _top(schedule, t_max, on_index)
+            inner = _down(schedule, high, low, n_levels, inner_grid, power) if high.lam < low.lam else ()
+        except ValueError as error:
+            raise ValueError(f"{entry!r} does not fit the schedule: {error}") from None
+        if not inner:
             raise ValueError(
                 f"t_max of {entry!r}, {level_of(high):.6g} here, is not above t_min, which is the level {at}"
             )
-        found[i] = entry, Jump(i, k, _down(schedule, high, low, n_levels, inner_grid, power))
+        found[i] = entry, Jump(i, k, inner)
     return [found[i][1] for i in sorted(found)]
 
 
@@ -174,11 +189,14 @@ def restart(
 ) -> Form:
     """Restart (Xu et al. 2023, arXiv 2306.14878, algorithm 2; the inner loop has n_levels - 1 steps, as their NFE formula and code).
 
-    intervals: (n_levels, k, t_min, t_max) in sigma / alpha; none is the base solver alone. base, base_options: any single-step solver;
-    `orders`, one entry a main step, is the main grid's. inner_base, inner_last: another solver inside, and for the last step inside.
-    snap: "t_min" to the nearest main level (as published), "both" (as webui), "none". inner_grid: "karras" with rho, or "linear" in the
-    clock (rounded on tables, as their Stable Diffusion code). gamma: churn inside, s_churn outside, both between s_tmin and s_tmax.
+    intervals: (n_levels, k, t_min, t_max) in sigma / alpha; none is the base solver alone. base, base_options: any single-step solver
+    (a multistep one starts anew after every jump); `orders`, one entry a main step, is the main grid's. inner_base, inner_last: another
+    solver inside, and for the last step inside. snap: "t_min" to the nearest main level (as published), "both" (as webui), "none".
+    inner_grid: "karras" with rho, or "linear" in the clock (rounded on tables, as their Stable Diffusion code). gamma: churn inside,
+    s_churn outside, both between s_tmin and s_tmax.
     """
+    if not 0.0 <= gamma <= math.sqrt(2.0) - 1.0:
+        raise ValueError(f"gamma must be 0 to sqrt(2) - 1, EDM's bound, not {gamma}")
     laid = jumps(draft.schedule, grid, intervals, snap, inner_grid, rho)
     options = options_of(get(base), base_options)
     orders, shared = options.pop("orders", None), {"s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}

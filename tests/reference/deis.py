@@ -12,6 +12,8 @@ import numpy as np
 
 from reference.paths import Model, Path
 
+Weights = Callable[[list[float], float, float], list[float]]  # C_j of (clock values of the outputs, newest first; s; t)
+
 TABLEAUS: dict[str, tuple[list[list[float]], list[float]]] = {  # rows of A (their sums are the nodes c), then b
     "midpoint": ([[], [1 / 2]], [0, 1]),
     "2heun": ([[], [1]], [1 / 2, 1 / 2]),
@@ -40,43 +42,104 @@ def integral(f: Callable[[float], float], start: float, end: float) -> float:
     )
 
 
-def adams_bashforth(
-    model: Model, x: np.ndarray, levels: Sequence[float], path: Path, *, order: int = 3, variable: str = "t"
-) -> np.ndarray:
-    """tAB-DEIS (variable "t") or rhoAB-DEIS ("rho"); order: the degree of the polynomial, reached step by step."""
-    place = (lambda rho: path.clock(rho)) if variable == "t" else (lambda rho: rho)
-    seen: list[tuple[float, np.ndarray]] = []  # newest first
+def rk_step(model: Model, x: np.ndarray, s: float, t: float, path: Path, tableau: str) -> np.ndarray:
+    """An explicit Runge-Kutta step of v = x / alpha, dv/d rho = eps(alpha v)."""
+    rows, b = TABLEAUS[tableau]
+    v, h, slopes = x / path.alpha(s), path.rho(t) - path.rho(s), []
+    for row in rows:
+        at = path.clock(path.rho(s) + sum(row) * h)
+        stage = v + h * sum(a * k for a, k in zip(row, slopes, strict=True))
+        slopes.append(epsilon(model, path.alpha(at) * stage, at, path))
+    return path.alpha(t) * (v + h * sum(w * k for w, k in zip(b, slopes, strict=True)))
+
+
+def ddim_step(model: Model, x: np.ndarray, s: float, t: float, path: Path) -> np.ndarray:
+    """The first-order step, which needs neither alpha > 0 at s nor sigma > 0 at t."""
+    D = model(x, s)
+    return path.alpha(t) * D + path.sigma(t) * (x - path.alpha(s) * D) / path.sigma(s)
+
+
+def rho_rk(model: Model, x: np.ndarray, levels: Sequence[float], path: Path, *, tableau: str = "3kutta") -> np.ndarray:
+    """rhoRK-DEIS; DDIM where rho is infinite or 0."""
     for s, t in pairwise(levels):
-        seen = [(place(path.rho(s)), epsilon(model, x, s, path)), *seen][: order + 1]
-        x = path.alpha(t) / path.alpha(s) * x
-        for j, (node, eps) in enumerate(seen):
-            others = [other for k, (other, _) in enumerate(seen) if k != j]
+        end = path.alpha(s) == 0 or path.sigma(t) == 0
+        x = ddim_step(model, x, s, t, path) if end else rk_step(model, x, s, t, path, tableau)
+    return x
+
+
+def multistep(
+    model: Model,
+    x: np.ndarray,
+    levels: Sequence[float],
+    path: Path,
+    points: int,
+    weights: Weights,
+    warmup: str = "ramp",
+    lower_order_final: bool = False,
+    forget: bool = False,
+) -> np.ndarray:
+    """x_1 = (alpha_1/alpha_0) x_0 + sum_j C_j eps_j over the last `points` outputs; DDIM where rho is infinite or 0.
+
+    warmup: while there are fewer outputs, "ramp" takes those there are, "heun" makes the first step Heun's, "rk" makes all of them
+    classical Runge and Kutta's. lower_order_final: no more outputs than steps are left. forget: an output at infinite rho is not used.
+    """
+    seen: list[tuple[float, np.ndarray]] = []  # newest first
+    for i, (s, t) in enumerate(pairwise(levels)):
+        seen = [(s, epsilon(model, x, s, path)), *seen][:points]
+        if path.alpha(s) == 0 or path.sigma(t) == 0:
+            x = ddim_step(model, x, s, t, path)
+            seen = [] if path.alpha(s) == 0 and forget else seen
+        elif len(seen) < points and (warmup == "rk" or (warmup == "heun" and len(seen) == 1)):
+            x = rk_step(model, x, s, t, path, {"rk": "4rk", "heun": "2heun"}[warmup])
+        else:
+            used = seen[: len(levels) - 1 - i] if lower_order_final else seen
+            C = weights([node for node, _ in used], s, t)
+            x = path.alpha(t) / path.alpha(s) * x + sum(c * eps for c, (_, eps) in zip(C, used, strict=True))
+    return x
+
+
+def adams_bashforth(
+    model: Model,
+    x: np.ndarray,
+    levels: Sequence[float],
+    path: Path,
+    *,
+    order: int = 3,
+    variable: str = "t",
+    warmup: str = "ramp",
+    lower_order_final: bool = False,
+) -> np.ndarray:
+    """DEIS with eps interpolated in "t" (tAB-DEIS), "rho" (rhoAB-DEIS) or "logrho"; order: the degree of the polynomial."""
+    place = {"t": path.clock, "rho": lambda rho: rho, "logrho": np.log}[variable]
+
+    def weights(nodes: list[float], s: float, t: float) -> list[float]:
+        at = [node if variable == "t" else place(path.rho(node)) for node in nodes]
+        C = []
+        for node in at:
+            others = [other for other in at if other != node]
 
             def lagrange(rho: float, node: float = node, others: list[float] = others) -> float:
                 return float(np.prod([(place(rho) - other) / (node - other) for other in others]))
 
-            x = x + path.alpha(t) * integral(lagrange, path.rho(s), path.rho(t)) * eps
-    return x
+            C.append(path.alpha(t) * integral(lagrange, path.rho(s), path.rho(t)))
+        return C
+
+    return multistep(model, x, levels, path, order + 1, weights, warmup, lower_order_final, forget=variable != "t")
 
 
-def rho_rk(model: Model, x: np.ndarray, levels: Sequence[float], path: Path, *, tableau: str = "3kutta") -> np.ndarray:
-    """rhoRK-DEIS: an explicit Runge-Kutta method on v = x / alpha, dv/d rho = eps(alpha v)."""
-    rows, b = TABLEAUS[tableau]
-    for s, t in pairwise(levels):
-        v, h, slopes = x / path.alpha(s), path.rho(t) - path.rho(s), []
-        for row in rows:
-            at = path.clock(path.rho(s) + sum(row) * h)
-            stage = v + h * sum(a * k for a, k in zip(row, slopes, strict=True))
-            slopes.append(epsilon(model, path.alpha(at) * stage, at, path))
-        x = path.alpha(t) * (v + h * sum(w * k for w, k in zip(b, slopes, strict=True)))
-    return x
-
-
-def ipndm(model: Model, x: np.ndarray, levels: Sequence[float], path: Path, *, order: int = 4) -> np.ndarray:
+def ipndm(
+    model: Model,
+    x: np.ndarray,
+    levels: Sequence[float],
+    path: Path,
+    *,
+    order: int = 4,
+    warmup: str = "ramp",
+    lower_order_final: bool = False,
+) -> np.ndarray:
     """Improved PNDM: DDIM's step with eps replaced by Adams-Bashforth's constant weights, of order 1, 2, ... `order`."""
-    seen: list[np.ndarray] = []
-    for s, t in pairwise(levels):
-        seen = [epsilon(model, x, s, path), *seen][:order]
-        eps = sum(w * e for w, e in zip(ADAMS_BASHFORTH[len(seen) - 1], seen, strict=True))
-        x = path.alpha(t) * (x / path.alpha(s) + (path.rho(t) - path.rho(s)) * eps)
-    return x
+
+    def weights(nodes: list[float], s: float, t: float) -> list[float]:
+        return [path.alpha(t) * (path.rho(t) - path.rho(s)) * w for w in ADAMS_BASHFORTH[len(nodes) - 1]]
+
+    return multistep(model, x, levels, path, order, weights, warmup, lower_order_final)

@@ -16,10 +16,10 @@ class Path(NamedTuple):
     clock: Callable[[float], float]
 
     def rho(self, t: float) -> float:
-        return self.sigma(t) / self.alpha(t)
+        return self.sigma(t) / self.alpha(t) if self.alpha(t) else np.inf
 
     def lam(self, t: float) -> float:
-        return np.log(self.alpha(t) / self.sigma(t))
+        return -np.log(self.rho(t))
 
 
 VE = Path(lambda t: 1.0, lambda t: t, lambda rho: rho)

@@ -36,10 +36,10 @@ def coefficients(form: str, a: float, b: float, path: Path, eta: float, d: float
     h = path.lam(b) - path.lam(a)
     if form == "data":
         P, scale, H, N = (
-            sigma_b / sigma_a * np.exp(-eta * h),
+            sigma_b / sigma_a * (np.exp(-eta * h) if eta else 1.0),
             alpha_b,
             (1 + eta) * h,
-            sigma_b * np.sqrt(-np.expm1(-2 * eta * h)),
+            sigma_b * np.sqrt(-np.expm1(-2 * eta * h)) if eta else 0.0,
         )
     elif form == "noise":
         P, scale, H, N = alpha_b / alpha_a, (1 + eta) * sigma_b, -h, sigma_b * np.sqrt(eta * np.expm1(2 * h))
@@ -78,9 +78,17 @@ def seeds(
     nodes: tuple[float, float] = (1 / 3, 2 / 3),
     variant: str = "3a",
     sigma_data: float = 0.5,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = np.inf,
 ) -> np.ndarray:
-    """`stages` draws a step, in order. nodes: (c2,) for two stages. variant: 2a, 2b, 3a or 3b. A step to sigma = 0 is D, without a draw."""
+    """`stages` draws a step (none if eta = 0), in order, after one where EDM's churn raises the level.
+
+    nodes: (c2,) for two stages. variant: 2a, 2b, 3a or 3b. A step to sigma = 0 is D, without a draw; one from alpha = 0, where no place
+    lies between in lambda, has one stage.
+    """
     d, draws = sigma_data, iter(noise)
+    gamma = min(s_churn / sum(t > 0 for t in levels), np.sqrt(2) - 1)
 
     def output(x: np.ndarray, t: float) -> np.ndarray:
         D = model(x, t)
@@ -93,22 +101,27 @@ def seeds(
         return (D - c_skip * y) / c_out
 
     for s, t in pairwise(levels):
+        if gamma and s_tmin <= path.rho(s) <= s_tmax and path.alpha(s):
+            hat = path.clock((1 + gamma) * path.rho(s))
+            added = path.alpha(hat) * np.sqrt(path.rho(hat) ** 2 - path.rho(s) ** 2)
+            x, s = path.alpha(hat) / path.alpha(s) * x + added * s_noise * next(draws), hat
         if path.sigma(t) == 0.0:
             return model(x, s)
-        M1, places = output(x, s), [inner(form, s, t, c, path, d) for c in nodes[: stages - 1]] + [t]
+        count = stages if path.alpha(s) else 1
+        M1, places = output(x, s), [inner(form, s, t, c, path, d) for c in nodes[: count - 1]] + [t]
         # One running noise, carried from place to place: the covariance of Brownian increments.
         n, here, stage_noise = 0.0, s, []
         for place in places:
             P, _, N = coefficients(form, here, place, path, eta, d)
-            n, here = P * n + N * next(draws), place
+            n, here = P * n + (N * next(draws) if N else 0.0), place
             stage_noise.append(s_noise * n)
         to = [coefficients(form, s, place, path, eta, d) for place in places]
-        if stages == 1:
+        if count == 1:
             x = to[0].P * x + to[0].W[1] * M1 + stage_noise[0]
             continue
         c2, M2 = nodes[0], output(to[0].P * x + to[0].W[1] * M1 + stage_noise[0], places[0])
         P, W, _ = to[1]
-        if stages == 2:
+        if count == 2:
             b = W[1] / (2 * c2) if variant == "2a" else W[2] / c2
             x = P * x + (W[1] - b) * M1 + b * M2 + stage_noise[1]
             continue

@@ -55,19 +55,27 @@ def start(w: np.ndarray, rho: float, last_var: float) -> np.ndarray:
 
 
 def tada(
-    model: Model, X: np.ndarray, levels: Sequence[float], path: Path, *, order: int = 2, last_var: float = 1.0
+    model: Model,
+    X: np.ndarray,
+    levels: Sequence[float],
+    path: Path,
+    *,
+    order: int = 2,
+    last_var: float = 1.0,
+    denoise: bool = True,
 ) -> np.ndarray:
-    """From X at levels[0] to the data prediction at levels[-1]; the force is extrapolated in t, with order 1, 2, ... `order`.
+    """From X at levels[0] to the data prediction at levels[-1], or (denoise=False) to what the model would be given there.
 
-    On a path with alpha the model is given alpha y, which at alpha = 0 is the last variable alone, of unit variance.
+    The force is extrapolated in t, with order 1, 2, ... `order`. On a path with alpha the model is given alpha y, which at alpha = 0 is
+    the last variable alone, of unit variance.
     """
     N, seen = len(X), []
-    times = [time_of(path.rho(level) if path.alpha(level) else np.inf, N, last_var) for level in levels]
+    times = [time_of(path.rho(level), N, last_var) for level in levels]
     for i, (t, level) in enumerate(zip(times, levels, strict=True)):
         y = path.alpha(level) * np.tensordot(reading(t, N, last_var)[0], X, 1) if t else X[-1] / np.sqrt(last_var)
-        data = model(y, level)
         if i == len(times) - 1:
-            break
+            return model(y, level) if denoise else y
+        data = model(y, level)
         taylor = sum((1 - t) ** k / factorial(k) * X[k] for k in range(N))
         seen = [(t, factorial(N) / (1 - t) ** N * (data - taylor)), *seen][:order]
         h = times[i + 1] - t
@@ -81,4 +89,4 @@ def tada(
                 for k in range(N)
             ]
         )
-    return data
+    raise ValueError("no levels")
