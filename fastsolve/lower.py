@@ -180,6 +180,12 @@ class _Memory:
         self._free[self.slots[slot].kind].append(slot)
 
 
+def _rank(term: tuple[str, float]) -> tuple[int, int, str]:
+    """States, data predictions, raw outputs, draws; each kind by its number."""
+    name = term[0]
+    return "xsdrnz".find(name[0]), len(name), name
+
+
 def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: bool) -> Program:
     memory, last = _Memory(), _last_uses(groups, cast)
     table: list[float] = []
@@ -196,6 +202,8 @@ def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: boo
             made.append(Call(x, tuple(memory.take(raw_name(call, i), "raw") for i in range(len(call.b))), call.t))
         calls_made.append(tuple(made))
 
+        # In an order of their own: that of a form depends on what happens to cancel in it, and so on its numbers.
+        rows = {out: dict(sorted(terms.items(), key=_rank)) for out, terms in rows.items()}
         read = list(dict.fromkeys(name for terms in rows.values() for name in terms))
         sources = [name for name in read if name in memory.held]
         draws = [name for name in read if name not in memory.held]

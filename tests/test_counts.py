@@ -208,6 +208,9 @@ if __name__ == "__main__":
             self._waste, self._backend, self._own = waste, make("fused", *given), torch.ones(4, device=emulated.DEVICE)
             self._host = torch.ones(4)
 
+        def load(self, program) -> None:
+            self._backend.load(program)
+
         def seed(self, seeds) -> None:
             self._backend.seed(seeds)
 

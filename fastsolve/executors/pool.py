@@ -94,9 +94,8 @@ class Pool:
         if key in self._hindrances:
             raise UncapturableError(self._hindrances[key])
         idle = self._shelf(self._graphs, key)
-        try:
-            captured = idle.pop()
-        except IndexError:
+        captured = _popped(idle)
+        if captured is None:
             run = Run(program, self._setting, self._make)
             captured = Captured(run, model, given.arguments, given.start, given.noise, recorder())
         captured.run.load(program)
@@ -119,10 +118,7 @@ class Pool:
     ) -> Tensor:
         models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in given.arguments]
         idle = self._shelf(self._runs, key)
-        try:
-            run = idle.pop()
-        except IndexError:
-            run = Run(program, self._setting, self._make)
+        run = _popped(idle) or Run(program, self._setting, self._make)
         run.load(program)
         try:
             return run(models, given.seeds, given.start, given.noise, check_finite, on_call)
@@ -156,6 +152,14 @@ class Pool:
                 captured.close()
         if graphs and self._setting.device.type == "cuda":
             torch.cuda.empty_cache()  # the memory of a graph's pool serves nobody else until then
+
+
+def _popped(shelf: list[_T]) -> _T | None:
+    """The last of a shelf, which another thread may empty at any time."""
+    try:
+        return shelf.pop()
+    except IndexError:
+        return None
 
 
 def _modes(device: str) -> tuple[object, ...]:
