@@ -16,7 +16,7 @@ ISAS = {"portable": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = "-DFASTSOLVE_AVX2 -mavx2 -mf16c"
     ISAS["avx512"] = "-DFASTSOLVE_AVX512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mf16c"
-SOURCES = ["binding", "isa", "kernels", "pool", "program"]
+SOURCES = ["binding", "isa", "kernels", "pool", "program", "text"]
 
 
 class NinjaBuild(build_ext):
