@@ -80,7 +80,7 @@ class Sampler:
     the shape of a sample makes it optional (B = 1).
     solver, steps, nfe, grid, schedule, prediction, guidance, options: see `make_plan`; a Denoiser may state schedule, prediction and a
     usual nfe. guidance needs a Denoiser with `null`, the arguments of the unconditional call. device: the model's, if given at all.
-    dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native" or "fused".
+    dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native", "fused" or "cuda".
     check_finite: look at every output of the model for NaN and infinities (a synchronisation on a GPU).
 
     Raises ValueError or TypeError, before the model is called, for anything that cannot work.
