@@ -63,7 +63,7 @@ def native_rules(target: Path) -> str:
 def cuda_rules(target: Path) -> str:
     units = [("compile", (s, f"{s}.cpp", "")) for s in CUDA_SOURCES]
     units += [("device", (s, f"{s}.cu", gpu_flags())) for s in CUDA_KERNELS]
-    return rules(units, f"{nvcc_command()} -shared -cudart static $in -o $out", target)
+    return rules(units, f"{nvcc_command()} -shared -nodlink -cudart static $in -o $out", target)
 
 
 def rules(units: list[tuple[str, tuple[str, str, str]]], link: str, target: Path) -> str:
@@ -97,7 +97,8 @@ def find_nvcc() -> str | None:
 
 def nvcc_command() -> str:
     host = os.environ.get("CXX")
-    return f"{path(find_nvcc() or 'nvcc')}" + (f" -ccbin {host}" if host else "")
+    given = f" -ccbin {path(host)}" if host and shutil.which(host) else ""  # not one behind a launcher
+    return path(find_nvcc() or "nvcc") + given
 
 
 def gpu_flags() -> str:
