@@ -17,6 +17,10 @@ bool is_aligned_for_vectors(const void* pointer, DType dtype) {
   return reinterpret_cast<std::uintptr_t>(pointer) % (4 * width(dtype)) == 0;
 }
 
+void check(int error, std::size_t number) {
+  if (error) throw std::runtime_error("update " + std::to_string(number) + ": " + error_text(error));
+}
+
 }  // namespace
 
 Program::Program(const std::vector<int>& dtypes, const float* table, const Draw* draws,
@@ -160,10 +164,6 @@ bool Program::is_aligned(const Plan& plan) const {
   const auto aligned = [this](int slot) { return is_aligned_for_vectors(slots_.pointer(slot), slots_.dtype(slot)); };
   return std::all_of(plan.sources.begin(), plan.sources.end(), aligned) &&
          std::all_of(plan.outs.begin(), plan.outs.end(), aligned);
-}
-
-void Program::check(int error, std::size_t number) const {
-  if (error) throw std::runtime_error("update " + std::to_string(number) + ": " + error_text(error));
 }
 
 void Program::run(int index, void* stream) {

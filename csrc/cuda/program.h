@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "../text.h"
@@ -26,8 +25,8 @@ class Program {
     std::vector<int> sources, outs;  // slots
     bool draws;
     unsigned blocks;
-    Kernel kernel;         // null: `general` runs
-    std::uint32_t whole;   // groups that may be vectors if pointers are aligned
+    Kernel kernel;        // null: `general` runs
+    std::uint32_t whole;  // groups that may be vectors if pointers are aligned
     Update update;
     std::unique_ptr<GeneralUpdate> general;
   };
@@ -39,7 +38,6 @@ class Program {
   template <class Any>
   void bind(const Plan& plan, Any& update) const;
   bool is_aligned(const Plan& plan) const;
-  void check(int error, std::size_t number) const;
 
   Slots slots_;
   std::vector<Plan> plans_;
