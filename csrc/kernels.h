@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace fastsolve {
+#include "dtype.h"
 
-enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2 };
+namespace fastsolve {
 
 // Elements worked on at a time, so that normals and converted inputs stay in L1. A multiple of 4 * every vector width, so a
 // tile starts on a Philox group and holds whole vectors; a power of two, so the 32-bit group counter never wraps inside one.

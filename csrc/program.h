@@ -2,24 +2,19 @@
 #pragma once
 
 #include <cstdint>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include "kernels.h"
+#include "text.h"
 
 namespace fastsolve {
-
-// (source slots, draws as (stream, number), rows as (out slot, term positions, offset of the coefficients in the table))
-using RowText = std::tuple<int, std::vector<int>, std::int64_t>;
-using UpdateText = std::tuple<std::vector<int>, std::vector<std::pair<std::uint32_t, std::uint32_t>>, std::vector<RowText>>;
 
 class Program {
  public:
   Program(const std::vector<int>& dtypes, const float* table, const std::vector<UpdateText>& updates, std::int64_t batch,
           std::int64_t size, int threads);
 
-  void set(int slot, void* pointer) { pointers_[checked(slot, pointers_.size(), "slot")] = pointer; }
+  void set(int slot, void* pointer) { slots_.set(slot, pointer); }
   void seeds(const std::uint64_t* pointer) { seeds_ = pointer; }
   void run(int update);
 
@@ -43,14 +38,11 @@ class Program {
     bool large;
   };
 
-  static std::size_t checked(int index, std::size_t count, const char* what);
   const Plan& plan(int update) const { return plans_[checked(update, plans_.size(), "update")]; }
-  Plan make_plan(const UpdateText& text, std::size_t number, const float* table) const;
+  Plan make_plan(const UpdateText& text, const float* table) const;
   Update bind(Plan& plan) const;
-  void* pointer(int slot) const;
 
-  std::vector<DType> dtypes_;
-  std::vector<void*> pointers_;
+  Slots slots_;
   std::vector<Plan> plans_;
   const std::uint64_t* seeds_ = nullptr;
   std::int64_t batch_, size_;

@@ -27,7 +27,7 @@ class Sampler:
     the shape of a sample makes it optional (B = 1).
     solver, steps, nfe, grid, schedule, prediction, guidance, options: see `make_plan`; a Denoiser may state schedule, prediction and a
     usual nfe. guidance needs a Denoiser with `null`, the arguments of the unconditional call. device: the model's, if given at all.
-    dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native" or "fused".
+    dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native", "fused" or "cuda".
     graph: "auto" captures a run with its model as one CUDA graph in the second call, where there is a GPU and the model allows it;
     "require" captures in the first call, and what cannot be captured is an error; "off". A captured model is seen to get other
     parameters, buffers, submodules or keyword arguments; what else it decides in Python stays as it was captured.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+import shim
+
 # The tensors of the tests are small: more threads would only wait for each other.
 torch.set_num_threads(min(4, torch.get_num_threads()))
 if not torch.cuda.is_available():
@@ -23,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="torch.cuda finds no GPU"))
+
+
+@pytest.fixture(scope="session")
+def shimmed(tmp_path_factory: pytest.TempPathFactory) -> shim.Shimmed:
+    """The CUDA kernels on a CPU."""
+    return shim.build(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -33,7 +33,7 @@ DEVICE = "torch triton"
 MATHS = Row(never=DEVICE)
 ANY = "*"
 
-# A file's row is that of its path, or else of its top folder; a room may import itself. `_C` is the native module.
+# A file's row is that of its path, or else of its top folder; a room may import itself. `_C` and `_cuda` are the native modules.
 LAW = {
     "forms": MATHS,
     "integrals": MATHS,
@@ -50,8 +50,8 @@ LAW = {
     "planner": Row("draft forms grids plan predictions schedules solvers", never=DEVICE),
     "lower": Row("forms ops plan", never=DEVICE),
     "kernels": Row(),
-    "executors": Row("kernels lower philox plan _C"),
-    "executors/__init__": Row("kernels lower philox plan _C", discovers=True),
+    "executors": Row("kernels lower philox plan _C _cuda"),
+    "executors/__init__": Row("kernels lower philox plan _C _cuda", discovers=True),
     "denoiser": Row("predictions schedules"),
     "calibrate": Row("denoiser grids predictions schedules"),
     "models": Row("denoiser predictions schedules"),
@@ -64,6 +64,7 @@ LAW = {
     "cli": Row("__init__ api models"),  # a caller, who uses the public names
     "__init__": Row(ANY),
     "_C": MATHS,
+    "_cuda": MATHS,
 }
 
 # What an installed fastsolve can count on; everything else belongs to an extra and is imported where it is used.

@@ -6,7 +6,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,12 +13,9 @@ import torch
 
 from bits import assert_bits_equal
 from fastsolve import philox
+from updates import CASES, DTYPES, SEEDS, STREAMED, Case, Problem, rounding_values
 
 _C = pytest.importorskip("fastsolve._C", reason="installed without the native module")
-
-SEEDS = np.array([2**64 - 1, 2**63 + 12345, 7], np.uint64)
-DTYPES = {"f": torch.float32, "b": torch.bfloat16, "h": torch.float16}
-STREAMED = 2**20 + 3  # outs of this size are written past the caches, and by several threads
 
 
 def instruction_sets() -> list[str]:
@@ -67,113 +63,41 @@ def test_normals_do_not_depend_on_the_batch(isa: str) -> None:
     assert_bits_equal(native_normals(SEEDS, 1003, 5, 1), alone)
 
 
-@dataclass(frozen=True)
-class Case:
-    name: str
-    size: int
-    sources: str = ""  # one letter per tensor: f float32, b bfloat16, h float16
-    outs: str = "f"
-    rows: tuple[tuple[int, ...], ...] = ((0,),)
-    draws: tuple[tuple[int, int], ...] = ()  # (stream, number)
-    batch: int = 1
-    alias: tuple[int, ...] = ()  # out i is the tensor of source alias[i]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def in_order(n: int) -> tuple[tuple[int, ...], ...]:
-    return (tuple(range(n)),)
-
-
-CASES = [
-    *(Case(f"{n}-sources-to-{out}", 1003, "f" * n, out, in_order(n)) for n in range(1, 11) for out in "fbh"),
-    *(Case(f"size-{n}", n, "ffff", "f", in_order(4), batch=3) for n in (0, 1, 3, 63, 1024)),
-    *(Case(f"16-bit-size-{n}", n, "bhfb", "bh", ((0, 1, 2), (2, 3)), batch=3) for n in (1, 3, 63, 1000)),
-    *(Case(f"draw-size-{n}", n, "ff", "f", ((0, 1, 2),), ((1, 5),), batch=3) for n in (1, 3, 63, 1000, 4099)),
-    Case("only-draws", 1003, "", "fbh", ((0, 1, 2), (2,), (1, 0)), ((1, 0), (0, 0), (1, 2**32 - 1)), batch=3),
-    Case("a-draw-in-three-rows", 1003, "fb", "fbh", ((0, 2), (1, 0, 2), (2, 1)), ((1, 9),), batch=3),
-    Case("terms-repeat-and-reverse", 1003, "fh", "f", ((1, 0, 1, 2, 0, 0),), ((1, 9),)),
-    Case("ten-with-draws", 1003, "fbhfbhf", "b", ((9, 8, 7, 6, 5, 4, 3, 2, 1, 0),), ((1, 0), (1, 1), (1, 2)), batch=3),
-    Case("four-rows", 1003, "ffff", "fbhf", ((0, 1), (1, 2, 3), (3,), (0, 1, 2, 3))),
-    Case("in-place", 2003, "fff", "f", ((0, 1, 2),), alias=(0,)),
-    Case("in-place-16-bit", 2003, "bh", "bh", ((0, 1), (1, 0)), alias=(0, 1)),
-    Case("exchange", 2003, "ff", "ff", ((1,), (0,)), alias=(0, 1)),
-    Case("rotate-with-draw", 2003, "fff", "fff", ((0, 1, 3), (2, 0), (1, 3)), ((1, 4),), 3, (1, 2, 0)),
-    Case("streamed", STREAMED, "ffb", "fb", ((0, 1, 2), (1, 2))),
-    Case("streamed-unaligned-samples", STREAMED // 3, "ff", "f", ((0, 2, 1),), ((1, 1),), batch=3),
-    Case("in-place-large", STREAMED, "ff", "ff", ((1, 0), (0, 1)), alias=(0, 1)),
-]
-
-
-class Problem:
-    """Tensors of a case, the program over them, and what its update must write."""
-
-    def __init__(self, case: Case, threads: int) -> None:
-        self.case = case
-        shape = (case.batch, case.size)
-        generator = torch.Generator().manual_seed(len(case.name))
-        self.sources = [torch.randn(shape, generator=generator).to(DTYPES[letter]) for letter in case.sources]
-        self.outs = [
-            self.sources[case.alias[i]] if case.alias else torch.full(shape, torch.nan, dtype=DTYPES[letter])
-            for i, letter in enumerate(case.outs)
-        ]
-        offsets = np.cumsum([2] + [len(row) for row in case.rows])
-        self.table = np.full(offsets[-1], np.nan, np.float32)  # what stands before the first offset is nobody's
-        self.table[2:] = np.random.default_rng(0).standard_normal(offsets[-1] - 2)
-        self.offsets = [int(offset) for offset in offsets[:-1]]
-        tensors = self.sources + self.outs
-        rows = [(len(self.sources) + i, row, self.offsets[i]) for i, row in enumerate(case.rows)]
-        codes = [list(DTYPES).index(letter) for letter in case.sources + case.outs]
-        update = (list(range(len(self.sources))), case.draws, rows)
-        self.program = _C.Program(codes, self.table.ctypes.data, [update], case.batch, case.size, threads)
-        self.program.seeds(SEEDS.ctypes.data)
-        for slot, tensor in enumerate(tensors):
-            self.program.set(slot, tensor.data_ptr() or 64)  # an empty tensor has no address
-
-    def expected(self) -> list[torch.Tensor]:
-        values = [source.float().numpy() for source in self.sources]
-        values += [
-            philox.normals(SEEDS[: self.case.batch], self.case.size, number, stream)
-            for stream, number in self.case.draws
-        ]
-        return [
-            # torch's casts round to nearest even
-            torch.from_numpy(linear(self.table[offset : offset + len(row)], [values[j] for j in row])).to(out.dtype)
-            for row, offset, out in zip(self.case.rows, self.offsets, self.outs, strict=True)
-        ]
-
-
-def linear(coefficients: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
-    total = coefficients[0] * values[0]
-    for c, v in zip(coefficients[1:], values[1:], strict=True):
-        total = total + c * v
-    return total
+def program_of(problem: Problem, threads: int = 1) -> object:
+    case = problem.case
+    made = _C.Program(problem.codes, problem.table.ctypes.data, [problem.update], case.batch, case.size, threads)
+    made.seeds(problem.seeds.ctypes.data)
+    for slot, address in enumerate(problem.addresses()):
+        made.set(slot, address)
+    return made
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_update_is_the_definition(isa: str, case: Case, threads: int) -> None:
-    problem = Problem(case, threads)
+    problem = Problem(case)
     expected = problem.expected()
-    problem.program.run(0)
+    program_of(problem, threads).run(0)
     for out, row in zip(problem.outs, expected, strict=True):
         assert_bits_equal(out, row)
+    problem.assert_margins()
 
 
 def test_table_is_read_at_every_run() -> None:
-    problem = Problem(Case("table", 100, "ff", "f", ((0, 1),)), 1)
-    problem.program.run(0)
+    problem = Problem(Case("table", 100, "ff", "f", ((0, 1),)))
+    program = program_of(problem)
+    program.run(0)
     problem.table[2:] = (3, -0.5)
-    problem.program.run(0)
+    program.run(0)
     assert_bits_equal(problem.outs[0], 3 * problem.sources[0] + -0.5 * problem.sources[1])
 
 
 def test_step_sets_and_runs() -> None:
-    problem = Problem(Case("step", 100, "ff", "f", ((0, 1),)), 1)
+    problem = Problem(Case("step", 100, "ff", "f", ((0, 1),)))
+    program = program_of(problem)
     problem.sources[1] = torch.randn(1, 100)
     expected = problem.expected()
-    problem.program.step(0, 1, problem.sources[1].data_ptr())
+    program.step(0, 1, problem.sources[1].data_ptr())
     assert_bits_equal(problem.outs[0], expected[0])
 
 
@@ -199,14 +123,7 @@ def test_all_16_bit_values_widen(isa: str, letter: str) -> None:
 
 @pytest.mark.parametrize("letter", ["b", "h"])
 def test_rounding_to_16_bits(isa: str, letter: str) -> None:
-    """All 16-bit values, the ties between them, and their float32 neighbours; subnormals, overflow, infinity, NaN."""
-    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(DTYPES[letter]).float()
-    every = every[every.isfinite()].double().sort().values
-    ties = ((every[1:] + every[:-1]) / 2).float()
-    edge = torch.tensor([0.0, -0.0, 65519.99, 65520.0, 1e38, 3.4e38, 1e-45, torch.inf, -torch.inf, 2**-25, 2**-24])
-    values = torch.cat(
-        [every.float(), ties, ties.nextafter(torch.tensor(9e9)), ties.nextafter(torch.tensor(-9e9)), edge]
-    )
+    values = rounding_values(letter)
     assert_bits_equal(cast(values, letter), values.to(DTYPES[letter]))
     # Those whose low bits alone say NaN must not round to infinity.
     nans = torch.tensor([0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
@@ -225,9 +142,10 @@ def test_instruction_sets_agree_on_nan_bits() -> None:
 
 
 def test_python_threads_with_their_own_programs() -> None:
-    problems = [Problem(Case(f"{'x' * i}", STREAMED, "ff", "f", ((0, 2, 1),), ((1, i),)), 2) for i in range(1, 5)]
+    problems = [Problem(Case(f"{'x' * i}", STREAMED, "ff", "f", ((0, 2, 1),), ((1, i),))) for i in range(1, 5)]
     expected = [problem.expected() for problem in problems]
-    threads = [threading.Thread(target=lambda p=problem: [p.program.run(0) for _ in range(5)]) for problem in problems]
+    programs = [program_of(problem, 2) for problem in problems]
+    threads = [threading.Thread(target=lambda p=program: [p.run(0) for _ in range(5)]) for program in programs]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -97,6 +97,56 @@ def test_sdist_and_its_wheel_are_complete(tmp_path: Path, symlinks: bool) -> Non
     assert not strangers, "a wheel that installs more than fastsolve"
 
 
+EXTENSIONS = """
+import sys
+import setuptools
+from distutils.core import run_setup
+distribution = run_setup("setup.py", stop_after="init")
+modules = distribution.ext_modules
+"""
+
+
+def nvcc_that_fails(folder: Path) -> Path:
+    """A CUDA_HOME whose compiler refuses, as nvcc does beside a host compiler that it does not know."""
+    nvcc = folder / "bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho unsupported GNU version >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("environment", "built"),
+    [
+        ({}, "fastsolve._C fastsolve._cuda"),
+        ({"FASTSOLVE_CUDA": "0"}, "fastsolve._C"),
+        ({"FASTSOLVE_NATIVE": "0"}, ""),
+        ({"CUDA_HOME": "/nowhere"}, "fastsolve._C"),
+    ],
+    ids=["nvcc", "CUDA off", "native off", "no nvcc"],
+)
+def test_nvcc_and_two_switches_decide_what_is_built(tmp_path: Path, environment: dict[str, str], built: str) -> None:
+    given = {"CUDA_HOME": str(nvcc_that_fails(tmp_path)), "FASTSOLVE_CUDA": "1", "FASTSOLVE_NATIVE": "1", **environment}
+    assert run_python(EXTENSIONS + "print(*(m.name for m in modules))", **given).strip() == built
+
+
+def test_a_failing_nvcc_names_the_way_out(tmp_path: Path) -> None:
+    code = """
+distribution.ext_modules = [m for m in modules if m.name == "fastsolve._cuda"]
+command = distribution.get_command_obj("build_ext")
+command.build_temp = command.build_lib = sys.argv[1]
+command.ensure_finalized()
+try:
+    command.run()
+except RuntimeError as error:
+    print(error)
+"""
+    given = {"CUDA_HOME": str(nvcc_that_fails(tmp_path)), "FASTSOLVE_CUDA": "1", "FASTSOLVE_NATIVE": "1"}
+    said = run_python(EXTENSIONS + code, tmp_path, **given)
+    assert "Set FASTSOLVE_CUDA=0 to install without them" in said
+    assert "CXX=g++-13" in said
+
+
 def test_kernels_link_is_relative() -> None:
     link = ROOT / "fastsolve/kernels"
     if link.is_symlink():

@@ -16,7 +16,7 @@ from fastsolve.executors.pool import Given as Given, Pool as Pool
 from fastsolve.executors.run import Backend, Setting as Setting
 from fastsolve.lower import Program
 
-_NAMES = ("eager", "native", "fused")
+_NAMES = ("eager", "native", "fused", "cuda")
 _GRAPHS = ("auto", "require", "off")
 _HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -65,6 +65,14 @@ def _hindrance(name: str, setting: Setting) -> str | None:
         except ImportError as error:
             return f"the native module fastsolve._C was not built, or does not load here ({error})"
         return None
+    if name == "cuda":
+        if setting.device.type != "cuda":
+            return f"cuda runs on an NVIDIA GPU, and the device is {setting.device}"
+        try:
+            module = importlib.import_module("fastsolve._cuda")
+        except ImportError as error:
+            return f"the module fastsolve._cuda was not built, or does not load here ({error})"
+        return module.hindrance(setting.device.index or 0) or None
     if importlib.util.find_spec("triton") is None:
         return "fused needs Triton, which is not installed"
     if setting.device.type == "cpu":
@@ -107,6 +115,10 @@ def backend(name: str, program: Program, setting: Setting, tensors: list[torch.T
         from fastsolve.executors.native import Native
 
         return Native(program, setting, tensors)
+    if name == "cuda":
+        from fastsolve.executors.cuda import Cuda
+
+        return Cuda(program, setting, tensors)
     if name == "fused":
         from fastsolve.executors.fused import Fused
 

@@ -1,0 +1,145 @@
+"""Updates of every pattern, for the kernels of csrc/: their tensors, and what they must write, spelled in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastsolve import philox
+
+SEEDS = np.array([2**64 - 1, 2**63 + 12345, 7], np.uint64)
+DTYPES = {"f": torch.float32, "b": torch.bfloat16, "h": torch.float16}
+STREAMED = 2**20 + 3  # outs of this size are written past the caches of a CPU, and by several threads
+AWKWARD = (torch.nan, torch.inf, -torch.inf, -0.0, 1e-40, 3e38, -3e38, 65519, 65520, 1.00390625, 1.01171875, 6e-8)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    size: int
+    sources: str = ""  # one letter per tensor: f float32, b bfloat16, h float16
+    outs: str = "f"
+    rows: tuple[tuple[int, ...], ...] = ((0,),)
+    draws: tuple[tuple[int, int], ...] = ()  # (stream, number)
+    batch: int = 1
+    alias: tuple[int, ...] = ()  # out i is the tensor of source alias[i]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def in_order(n: int) -> tuple[tuple[int, ...], ...]:
+    return (tuple(range(n)),)
+
+
+CASES = [
+    *(Case(f"{n}-sources-to-{out}", 1003, "f" * n, out, in_order(n)) for n in range(1, 11) for out in "fbh"),
+    *(Case(f"size-{n}", n, "ffff", "f", in_order(4), batch=3) for n in (0, 1, 3, 63, 1024)),
+    *(Case(f"16-bit-size-{n}", n, "bhfb", "bh", ((0, 1, 2), (2, 3)), batch=3) for n in (1, 3, 63, 1000)),
+    *(Case(f"draw-size-{n}", n, "ff", "f", ((0, 1, 2),), ((1, 5),), batch=3) for n in (1, 3, 63, 1000, 4099)),
+    Case("only-draws", 1003, "", "fbh", ((0, 1, 2), (2,), (1, 0)), ((1, 0), (0, 0), (1, 2**32 - 1)), batch=3),
+    Case("a-draw-in-three-rows", 1003, "fb", "fbh", ((0, 2), (1, 0, 2), (2, 1)), ((1, 9),), batch=3),
+    Case("terms-repeat-and-reverse", 1003, "fh", "f", ((1, 0, 1, 2, 0, 0),), ((1, 9),)),
+    Case("ten-with-draws", 1003, "fbhfbhf", "b", ((9, 8, 7, 6, 5, 4, 3, 2, 1, 0),), ((1, 0), (1, 1), (1, 2)), batch=3),
+    Case("four-rows", 1003, "ffff", "fbhf", ((0, 1), (1, 2, 3), (3,), (0, 1, 2, 3))),
+    Case("in-place", 2003, "fff", "f", ((0, 1, 2),), alias=(0,)),
+    Case("in-place-16-bit", 2003, "bh", "bh", ((0, 1), (1, 0)), alias=(0, 1)),
+    Case("exchange", 2003, "ff", "ff", ((1,), (0,)), alias=(0, 1)),
+    Case("rotate-with-draw", 2003, "fff", "fff", ((0, 1, 3), (2, 0), (1, 3)), ((1, 4),), 3, (1, 2, 0)),
+    Case("streamed", STREAMED, "ffb", "fb", ((0, 1, 2), (1, 2))),
+    Case("streamed-unaligned-samples", STREAMED // 3, "ff", "f", ((0, 2, 1),), ((1, 1),), batch=3),
+    Case("in-place-large", STREAMED, "ff", "ff", ((1, 0), (0, 1)), alias=(0, 1)),
+]
+
+
+class Problem:
+    """Tensors of a case with what a program needs beside them, and what its update must write.
+
+    awkward: sources begin with NaN, infinities, subnormals and ties. shift: by so many elements tensors start behind an address
+    that suits vectors. Behind every tensor there is a margin.
+    """
+
+    def __init__(self, case: Case, *, device: str = "cpu", awkward: bool = False, shift: int = 0) -> None:
+        self.case, self._shift, self._device = case, shift, device
+        generator = torch.Generator().manual_seed(len(case.name))
+        drawn = [torch.randn(case.batch, case.size, generator=generator) for _ in case.sources]
+        if awkward:
+            for x in drawn:
+                x.view(-1)[: len(AWKWARD)] = torch.tensor(AWKWARD)[: x.numel()]
+        self._homes: list[torch.Tensor] = []
+        self.sources = [self._placed(x.to(DTYPES[k])) for x, k in zip(drawn, case.sources, strict=True)]
+        empty = torch.full((case.batch, case.size), torch.nan)
+        self.outs = [
+            self.sources[case.alias[i]] if case.alias else self._placed(empty.to(DTYPES[letter]))
+            for i, letter in enumerate(case.outs)
+        ]
+        offsets = np.cumsum([2] + [len(row) for row in case.rows])
+        self.table = np.full(offsets[-1], np.nan, np.float32)  # what stands before the first offset is nobody's
+        self.table[2:] = np.random.default_rng(0).standard_normal(offsets[-1] - 2)
+        self._offsets = [int(offset) for offset in offsets[:-1]]
+        self.seeds = SEEDS if case.batch <= len(SEEDS) else philox.sample_seeds(5, case.batch)
+
+    @property
+    def codes(self) -> list[int]:
+        """Dtypes of the slots: sources, then outs."""
+        return [list(DTYPES).index(letter) for letter in self.case.sources + self.case.outs]
+
+    @property
+    def update(self) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, tuple[int, ...], int]]]:
+        """The update over the slots, as programs take it."""
+        n, rows = len(self.sources), self.case.rows
+        return list(range(n)), list(self.case.draws), [(n + i, row, self._offsets[i]) for i, row in enumerate(rows)]
+
+    def addresses(self) -> list[int]:
+        """Those of the slots; an empty tensor has none."""
+        return [tensor.data_ptr() or 64 for tensor in self.sources + self.outs]
+
+    def expected(self) -> list[torch.Tensor]:
+        """What the outs must hold; to be asked before the update runs."""
+        values = [source.float().cpu().numpy() for source in self.sources]
+        seeds = self.seeds[: self.case.batch]
+        values += [philox.normals(seeds, self.case.size, number, stream) for stream, number in self.case.draws]
+        with np.errstate(all="ignore"):
+            # torch's casts round to nearest even
+            return [
+                torch.from_numpy(linear(coefficients, [values[j] for j in row])).to(out.dtype)
+                for row, coefficients, out in zip(self.case.rows, self._coefficients(), self.outs, strict=True)
+            ]
+
+    def assert_margins(self) -> None:
+        """Nothing was written outside the tensors."""
+        size = self.case.batch * self.case.size
+        for home in self._homes:
+            assert home[: self._shift].isnan().all(), "wrote before the beginning"
+            assert home[self._shift + size :].isnan().all(), "wrote past the end"
+
+    def _coefficients(self) -> Iterator[np.ndarray]:
+        for row, offset in zip(self.case.rows, self._offsets, strict=True):
+            yield self.table[offset : offset + len(row)]
+
+    def _placed(self, x: torch.Tensor) -> torch.Tensor:
+        home = torch.full((self._shift + x.numel() + 16,), torch.nan, dtype=x.dtype, device=self._device)
+        self._homes.append(home)
+        placed = home[self._shift : self._shift + x.numel()].view(x.shape)
+        placed.copy_(x)
+        return placed
+
+
+def linear(coefficients: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
+    """Term by term, each product and each sum rounded."""
+    total = coefficients[0] * values[0]
+    for c, v in zip(coefficients[1:], values[1:], strict=True):
+        total = total + c * v
+    return total
+
+
+def rounding_values(letter: str) -> torch.Tensor:
+    """All finite values of a 16-bit type, the ties between them and their float32 neighbours; subnormals, overflow, infinity."""
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(DTYPES[letter]).float()
+    every = every[every.isfinite()].double().sort().values
+    ties = ((every[1:] + every[:-1]) / 2).float()
+    edge = torch.tensor([0.0, -0.0, 65519.99, 65520.0, 1e38, 3.4e38, 1e-45, torch.inf, -torch.inf, 2**-25, 2**-24])
+    return torch.cat([every.float(), ties, ties.nextafter(torch.tensor(9e9)), ties.nextafter(torch.tensor(-9e9)), edge])
