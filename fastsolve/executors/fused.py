@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.kernels.update import Update
-from fastsolve.lower import Program
+from fastsolve.kernels.update import Direct, Update
+from fastsolve.lower import Launch, Program
 
 
 class Fused(Backend):
-    """Coefficients, draw numbers and seeds lie on the device; a launch passes where its part of them begins."""
+    """Coefficients, draw numbers and seeds lie on the device, where they may be rewritten between runs: `table`, `draws`, `seeds`.
+
+    A launch reads them from there and copies, allocates and waits for nothing. The first of each compiles.
+    """
 
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         device = setting.device
         self._launches, self._setting, self._tensors = program.launches, setting, tensors
-        self._table = torch.from_numpy(program.table32).to(device)
-        draws = [draw for launch in program.launches for draw in launch.draws]
-        self._draws = torch.tensor(draws or [(0, 0)], dtype=torch.int32).to(device)
+        self.table = torch.from_numpy(program.table32).to(device)  # float32, as the program's rows number it
+        numbers = [draw for launch in program.launches for draw in launch.draws]
+        self.draws = torch.tensor(numbers or [(0, 0)], dtype=torch.int32).to(
+            device
+        )  # [n, 2], in the order of the launches
+        self.seeds = torch.zeros(setting.batch, dtype=torch.int64, device=device)  # [B], the bits of uint64
         self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()
-        self._seeds = torch.zeros(setting.batch, dtype=torch.int64, device=device)
-        self._patterns = [
-            Update(tuple(row.terms for row in launch.rows), len(launch.sources), len(launch.draws))
-            for launch in program.launches
-        ]
+        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        self._direct: list[Direct | None] = [None for _ in program.launches]
+        self._outs = [_picker([row.out for row in launch.rows]) for launch in program.launches]
+        self._sources = [_picker(launch.sources) for launch in program.launches]
 
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
-        self._seeds.copy_(torch.from_numpy(seeds.view(np.int64)))
+        self.seeds.copy_(torch.from_numpy(seeds.view(np.int64)))
 
     def bind(self, slot: int, tensor: Tensor) -> None:
-        pass  # launches read the list of tensors
+        self._addresses[slot] = tensor.data_ptr()
 
     def launch(self, index: int) -> None:
-        launch, setting = self._launches[index], self._setting
-        self._patterns[index](
-            [self._tensor(slot) for slot in launch.sources],
-            [self._tensor(row.out) for row in launch.rows],
-            self._table,
-            launch.rows[0].offset,
-            self._draws,
-            self._first[index],
-            self._seeds,
-            setting.batch,
-            setting.size,
+        direct = self._direct[index]
+        if direct is None:
+            self._direct[index] = self._launch(self._launches[index], self._first[index])
+        else:
+            addresses = self._addresses
+            direct(self._outs[index](addresses), self._sources[index](addresses))
+
+    def _launch(self, launch: Launch, first_draw: int) -> Direct | None:
+        rows, setting = launch.rows, self._setting
+        update = Update([row.terms for row in rows], len(launch.sources), len(launch.draws))
+        sources, outs = (
+            [self._tensor(slot) for slot in slots] for slots in (launch.sources, [row.out for row in rows])
+        )
+        return update(
+            sources, outs, self.table, rows[0].offset, self.draws, first_draw, self.seeds, setting.batch, setting.size
         )
 
     def _tensor(self, slot: int) -> Tensor:
         tensor = self._tensors[slot]
         assert tensor is not None
         return tensor
+
+
+def _picker(slots: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """A function that takes the entries of these slots from a list."""
+    if len(slots) > 1:
+        return itemgetter(*slots)  # of one or none it is no tuple
+    return lambda entries: (entries[slots[0]],) if slots else ()
