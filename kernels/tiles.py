@@ -1,12 +1,21 @@
 """How much one program of the update does: the only place with tuned numbers.
 
-Chosen from code compiled for sm_90 (Triton 3.7.1; registers, static instructions per element, order of the loads) and not
-yet from a clock. 4 sources, float32, 4 or 8 elements per thread: without draws 21.5 or 16.5 instructions, where 4 start all
-their loads at once and 8 wait in three waves, and an H200 has time for over 130 while it moves the 20 bytes; with one draw
-93 or 80 instructions in 32 or 56 registers, and there, with fewer sources or two draws, instructions are what takes time.
+Chosen on 2026-11-25 from code compiled for sm_90 by Triton 3.7.1, not yet from a clock. Instructions are those that a thread of a
+full block executes, per element (tests/test_triton_compile.py counts them); 4 sources and 1 row.
+
+    elements per thread             4                                    8
+    float32                         15.0, all loads in one go            11.6, in four
+    float32 and 16 bits             17.0, in one go                      13.6, in two
+    float32 and a draw              75.5 in 32 registers                 64.9 in 32 registers
+
+Without draws an H200 has time for 130 instructions while it moves 20 bytes; a small update waits for its loads, each go anew.
+
+Draws of earlier stages are computed again, not kept. In the last two of three stages that share their normals (3 float32 sources
+and 2, then 3 draws) that is 32 bytes and 265 instructions per element; keeping the sum of the first two is 40 and 179, and one
+more buffer. At 4.3 TB/s and 31e12 instructions/s of an H200 the slower of both takes 3.7 + 5.0 ps computed again, 4.7 + 4.7 kept.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 
@@ -22,20 +31,19 @@ class Tile(NamedTuple):
     block: int
     width: int  # elements a thread has in a row
     strip: int
+    ptx: bool  # the target understands NVIDIA's assembly
     warps: int
-    least: int  # the smallest sample worth blocks of its own
 
 
-def choose(itemsizes: set[int], n_values: int, n_draws: int, warp_size: int, count: int) -> Tile:
-    """The tile for tensors of these item sizes, n_values sources, draws and rows together, and `count` elements in all."""
-    width = 8 if itemsizes == {2} else 4  # 128 bits, and no more than the widest type has in 128 bits
+def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, target: Any, size: int) -> Tile:
+    """The tile for tensors of these item sizes, and `size` elements in a row."""
     if INTERPRETING:
         # A program costs 10 to 18 ms in the interpreter whatever its size, and one more size compiles nothing.
-        block = min(max(triton.next_power_of_2(count), 16), 65536)
-        return Tile(block, width, block, 1, 65536)
-    # Mixed types stay at 4: with 8, Triton reorders elements through shared memory. More than 8 values: over 64 registers.
-    several = width == 8 or (itemsizes == {4} and n_draws > 0 and n_values <= 8)
+        block = min(max(1 << size.bit_length() >> 1, 16), 65536)
+        return Tile(block, 4, block, False, 1)
+    several = n_draws > 0 or itemsizes != {4}
+    if n_sources + n_draws + n_rows > 8 or (n_draws > 1 and n_rows > 1):
+        several = False  # else over 64 registers
+    width = 8 if several and itemsizes == {2} else 4
     block = _THREADS * (8 if several else 4)
-    # Singly a normal costs 3 times as much: blocks win where half of their lanes are busy. One element per thread, for more
-    # would raise the registers of the whole kernel.
-    return Tile(block, width, _THREADS, _THREADS // warp_size, block // 2)
+    return Tile(block, width, _THREADS, target.backend == "cuda", _THREADS // target.warp_size)

@@ -8,13 +8,16 @@ and costs no memory (philox.py). Tensors are [batch, size], contiguous, of float
 
 Bytes per element: sum of sizeof(source) + sum of sizeof(out). Coefficients, draw numbers and seeds are a few words from L2.
 
-One compiled variant per pattern: rows, types, and which tensors start on 16 bytes. Coefficients, draws and seeds come from
-device memory, and no step index, batch or size is part of the code.
+Full blocks go in vectors, without a mask. What is left goes singly, as does what lies beyond 2^31 elements, and all where a tensor does
+not start on 16 bytes. One compiled variant per pattern, which is rows and types: coefficients, draws and seeds come
+from device memory, and no step, batch, size or address is part of the code.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,14 +25,20 @@ from torch import Tensor
 from . import tiles
 from .philox import block_normals, element_normals
 
-# The interpreter truncates what a GPU rounds, and flushes subnormals. Bits are right on both, but for a GPU they would be six
-# instructions where a cast is half of one.
+Grid: TypeAlias = tuple[int, int]
+Way: TypeAlias = tuple[Grid, tuple[Any, ...]]  # with what the kernel takes after its outs and sources
+# An update on outs and sources at these addresses: of the types, sizes and device, and of the tables and seeds, of the one before.
+Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...]], None]
+
+# The interpreter truncates what a GPU rounds. Bits are right on both, but for a GPU they would be six instructions where a cast is
+# half of one.
 _BFLOAT16_BY_BITS: tl.constexpr = tl.constexpr(tiles.INTERPRETING)
 
 
 @triton.jit
 def _widened(x):
-    if _BFLOAT16_BY_BITS and x.dtype == tl.bfloat16:
+    if x.dtype == tl.bfloat16:
+        # One instruction for either half of a register, where a cast is two for the upper; and subnormals stay, interpreted too.
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
         return x.to(tl.float32)
@@ -46,78 +55,87 @@ def _rounded(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _write_rows(outs, values, table, offset, at, inside, ROWS: tl.constexpr):
-    # Every row before the first store: a row's coefficients then load together with its sources.
-    results = ()
-    for r in tl.static_range(len(ROWS)):
-        acc = tl.load(table + offset) * values[ROWS[r][0]]
-        for j in tl.static_range(1, len(ROWS[r])):
-            acc = acc + tl.load(table + offset + j) * values[ROWS[r][j]]
-        offset += len(ROWS[r])
-        results = results + (_rounded(acc, outs[r].dtype.element_ty),)
-    for r in tl.static_range(len(ROWS)):
-        tl.store(outs[r] + at, results[r], mask=inside)
-
-
-@triton.jit
-def _read(sources, at, inside):
+def _read(sources, at, inside, WIDTH: tl.constexpr):
+    """Elements `at`, of which every WIDTH in a row start on as many bytes as they have."""
     values = ()
     for i in tl.static_range(len(sources)):
-        values = values + (_widened(tl.load(sources[i] + at, mask=inside)),)
+        # The hint must stand on the sum itself, and in the function that makes it: else Triton reads one element at a time.
+        place = tl.multiple_of(sources[i] + at, WIDTH * sources[i].dtype.element_ty.primitive_bitwidth // 8)
+        values = values + (_widened(tl.load(place, mask=inside)),)
     return values
 
 
 @triton.jit
-def vectors(outs, sources, table, offset, draws, draw_offset, seeds, start, wide,
-            ROWS: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Elements start .. start + BLOCK - 1 of sample program_id(1), of which `wide`, a multiple of 16, are here."""
-    sample = tl.program_id(1)
-    lane = tl.arange(0, BLOCK)
-    inside = start + lane < wide
-    at = sample * wide + start + lane
-    values = _read(sources, at, inside)
-    if DRAWS > 0:
-        seed = tl.load(seeds + sample)
-        for d in tl.static_range(DRAWS):
-            stream = tl.load(draws + 2 * (draw_offset + d))
-            number = tl.load(draws + 2 * (draw_offset + d) + 1)
-            values = values + (block_normals(seed, start, number, stream, BLOCK, WIDTH),)
-    _write_rows(outs, values, table, offset, at, inside, ROWS)
+def _write(outs, values, table, at, inside, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    # Every row before the first store: a row's coefficients then load together with its sources.
+    results = ()
+    k = 0
+    for r in tl.static_range(len(ROWS)):
+        acc = tl.load(table + k) * values[ROWS[r][0]]
+        for j in tl.static_range(1, len(ROWS[r])):
+            acc = acc + tl.load(table + k + j) * values[ROWS[r][j]]
+        k += len(ROWS[r])
+        results = results + (_rounded(acc, outs[r].dtype.element_ty),)
+    for r in tl.static_range(len(ROWS)):
+        place = tl.multiple_of(outs[r] + at, WIDTH * outs[r].dtype.element_ty.primitive_bitwidth // 8)
+        tl.store(place, results[r], mask=inside)
 
 
 @triton.jit
-def singles(outs, sources, table, offset, draws, draw_offset, seeds, start, end, size,
-            ROWS: tl.constexpr, DRAWS: tl.constexpr, STRIP: tl.constexpr):  # fmt: skip
-    """Elements start .. start + STRIP - 1, below `end`, of the whole tensor, whatever their alignment."""
+def _moved(tensors, distance):
+    moved = ()
+    for i in tl.static_range(len(tensors)):
+        moved = moved + (tensors[i] + distance,)
+    return moved
+
+
+@triton.jit
+def vectors(outs, sources, table, draws, seeds, sample, start,
+            ROWS: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
+    """Elements start .. start + BLOCK - 1, all of them there, in 32-bit arithmetic and without a mask."""
+    at = start + tl.arange(0, BLOCK)
+    values = _read(sources, at, None, WIDTH)
+    if DRAWS > 0:
+        seed = tl.load(seeds + sample)
+        for d in tl.static_range(DRAWS):
+            stream, number = tl.load(draws + 2 * d).to(tl.uint32), tl.load(draws + 2 * d + 1).to(tl.uint32)
+            values = values + (block_normals(seed, start, number, stream, BLOCK, WIDTH, PTX),)
+    _write(outs, values, table, at, None, ROWS, WIDTH)
+
+
+@triton.jit
+def singles(outs, sources, table, draws, seeds, sample, start, end, size,
+            ROWS: tl.constexpr, DRAWS: tl.constexpr, STRIP: tl.constexpr, PTX: tl.constexpr):  # fmt: skip
+    """Elements start .. start + STRIP - 1, below `end`, whatever their alignment, of samples of `size` elements from `sample` on."""
     at = start + tl.arange(0, STRIP)
     inside = at < end
-    values = _read(sources, at, inside)
+    values = _read(sources, at, inside, 1)
     if DRAWS > 0:
-        sample = at // size
-        seed = tl.load(seeds + sample, mask=inside, other=0)
+        beyond = at // size
+        seed = tl.load(seeds + sample + beyond, mask=inside, other=0)
         for d in tl.static_range(DRAWS):
-            stream = tl.load(draws + 2 * (draw_offset + d))
-            number = tl.load(draws + 2 * (draw_offset + d) + 1)
-            values = values + (element_normals(seed, at - sample * size, number, stream),)
-    _write_rows(outs, values, table, offset, at, inside, ROWS)
+            stream, number = tl.load(draws + 2 * d).to(tl.uint32), tl.load(draws + 2 * d + 1).to(tl.uint32)
+            values = values + (element_normals(seed, at - beyond * size, number, stream, PTX),)
+    _write(outs, values, table, at, inside, ROWS, 1)
 
 
 @triton.jit(
-    do_not_specialize=["offset", "draw_offset", "chunks", "rest", "size"],
+    do_not_specialize=["blocks", "end", "size"],
     do_not_specialize_on_alignment=["table", "draws", "seeds"],
 )
-def update(outs, sources, table, offset, draws, draw_offset, seeds, chunks, rest, size,
-           ROWS: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, STRIP: tl.constexpr):  # fmt: skip
-    # 128-bit accesses need a base and a mask that are provably multiples of 16. A run-time n * 16 proves it for any n, so one
-    # variant serves all sizes: 16 * chunks elements of each sample as vectors, then `rest` elements of the tensor singly.
-    wide = chunks.to(tl.int64) * 16
-    blocks = tl.cdiv(wide, BLOCK)
-    block = tl.program_id(0).to(tl.int64)
+def update(outs, sources, table, draws, seeds, blocks: tl.int32, end: tl.int64, size: tl.int64,
+           ROWS: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, STRIP: tl.constexpr,
+           PTX: tl.constexpr):  # fmt: skip
+    sample = 0
+    if DRAWS > 0:
+        sample = tl.program_id(1)
+        outs, sources = _moved(outs, sample.to(tl.int64) * size), _moved(sources, sample.to(tl.int64) * size)
+    block = tl.program_id(0)
     if block < blocks:
-        vectors(outs, sources, table, offset, draws, draw_offset, seeds, block * BLOCK, wide, ROWS, DRAWS, BLOCK, WIDTH)
+        vectors(outs, sources, table, draws, seeds, sample, block * BLOCK, ROWS, DRAWS, BLOCK, WIDTH, PTX)
     else:
-        singles(outs, sources, table, offset, draws, draw_offset, seeds, wide + (block - blocks) * STRIP, wide + rest, size,
-                ROWS, DRAWS, STRIP)  # fmt: skip
+        start = blocks.to(tl.int64) * BLOCK + (block - blocks).to(tl.int64) * STRIP
+        singles(outs, sources, table, draws, seeds, sample, start, end, size, ROWS, DRAWS, STRIP, PTX)
 
 
 class Update:
@@ -130,7 +148,6 @@ class Update:
             raise ValueError(f"an update needs rows and a row needs terms, not {self.rows}")
         if not all(0 <= p < n_sources + n_draws for row in self.rows for p in row):
             raise ValueError(f"rows {self.rows} name positions outside {n_sources} sources and {n_draws} draws")
-        self._launchers: dict[tuple[Any, ...], Callable[..., None]] = {}
 
     def __call__(
         self,
@@ -143,76 +160,81 @@ class Update:
         seeds: Tensor | None,
         batch: int,
         size: int,
-    ) -> None:
-        """Runs on the current stream of the tensors' device, which must be the current one.
+    ) -> Direct | None:
+        """Runs by Triton's public way, on the current stream of the tensors' device, which must be the current one.
 
         Coefficients are table[offset:], row after row. draws is int32 [n, 2], (stream, number), this update's from draw_offset
-        on; seeds is int64 or uint64 [batch].
+        on; seeds is int64 or uint64 [batch]. All that is returned is a faster way to run the same on other outs and sources: None
+        where this Triton has none.
         """
-        ins, to = tuple(s.data_ptr() for s in sources), tuple(o.data_ptr() for o in outs)
-        # All that the compiled kernel and its grid depend on, and nothing that differs from step to step.
-        key = (batch, size, table.device, *(t.dtype for t in (*sources, *outs)), *(p % 16 == 0 for p in ins + to))
-        launcher = self._launchers.get(key)
-        if launcher is not None:
-            launcher(to, ins, table.data_ptr(), offset, _address(draws), draw_offset, _address(seeds))
-        elif batch * size > 0:
-            launcher = self._launch(
-                (tuple(outs), tuple(sources), table, offset, draws, draw_offset, seeds), batch, size
-            )
-            if launcher is not None:
-                self._launchers[key] = launcher
-
-    def _launch(self, arguments: tuple[Any, ...], batch: int, size: int) -> Callable[..., None] | None:
-        """Launches by Triton's public way, and returns a faster one for the same pattern, types and sizes if there is one."""
-        outs, sources, table = arguments[:3]
         if (len(outs), len(sources)) != (len(self.rows), self.n_sources):
             raise ValueError(f"{len(outs)} outs, {len(sources)} sources: not {len(self.rows)} and {self.n_sources}")
-        tile = tiles.choose(
-            {t.element_size() for t in sources + outs},
-            self.n_sources + self.n_draws + len(outs),
-            self.n_draws,
-            1 if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target().warp_size,
-            batch * size,
+        if batch * size == 0:
+            return None
+        if self.n_draws == 0:
+            draws = seeds = None  # else they were one more variant
+            batch, size = 1, batch * size  # where one sample ends matters to draws alone
+        target = None if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target()
+        itemsizes = {t.element_size() for t in (*sources, *outs)}
+        tile = tiles.choose(itemsizes, self.n_sources, self.n_draws, len(outs), target, size)
+        bound = (table[offset:], None if draws is None else draws[draw_offset:], seeds)
+        constants = (self.rows, self.n_draws, tile.block, tile.width, tile.strip, tile.ptx)
+        options = {"num_warps": tile.warps, "enable_fp_fusion": False}
+        even, uneven = (
+            (grid, (*extent, *constants)) for grid, extent in (_split(batch, size, tile, e) for e in (True, False))
         )
-        grid, extent = _split(batch, size, self.n_draws, tile)
-        rest = (*extent, self.rows, self.n_draws, tile.block, tile.width, tile.strip)
-        compiled = update[grid](*arguments, *rest, num_warps=tile.warps, enable_fp_fusion=False)
-        return None if tiles.INTERPRETING else _direct(compiled, grid, table.device.index, rest)
+        addresses = tuple(tuple(t.data_ptr() for t in tensors) for tensors in (outs, sources))
+        direct = None
+        if not tiles.INTERPRETING:
+            types = (tuple(_Anywhere(t.dtype) for t in tensors) for tensors in (outs, sources))
+            compiled = update.warmup(*types, *bound, *even[1], grid=even[0], **options)
+            direct = _direct(compiled, table.device.index, bound, even, uneven)
+        if direct is None:
+            grid, rest = uneven if _uneven(*addresses[0], *addresses[1]) else even
+            update[grid](tuple(outs), tuple(sources), *bound, *rest, **options)
+        else:
+            direct(*addresses)
+        return direct
 
 
-def _direct(
-    compiled: Any, grid: tuple[int, int, int], device: int, rest: tuple[Any, ...]
-) -> Callable[..., None] | None:
-    """A launch without Triton's binding of arguments: an update costs the host 4 us instead of 14 (Triton 3.6, 3.7.1; no driver counted).
+class _Anywhere:
+    """Stands for tensors of a type when the kernel is compiled: at an address that no second variant is worth compiling for."""
 
-    It is the last line of Triton's own JITFunction.run, with addresses for tensors. A Triton without these names, which are
-    not public, keeps the slow way.
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        return 1
+
+
+def _direct(compiled: Any, device: int, bound: tuple[Tensor | None, ...], even: Way, uneven: Way) -> Direct | None:
+    """The last line of Triton's own JITFunction.run, with addresses for tensors and all else bound: 2.5 us of the host, not 16.
+
+    A Triton without these names, which are not public, keeps the slow way. (Triton 3.6 and 3.7.1, no driver counted.)
     """
     try:
         run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
         current_stream = triton.runtime.driver.active.get_current_stream
     except AttributeError:
         return None
-    x, y, z = grid
+    given = tuple(None if t is None else t.data_ptr() for t in bound)
 
-    def launch(*arguments: Any) -> None:
-        run(x, y, z, current_stream(device), function, metadata, None, None, None, *arguments, *rest)
+    def launch(outs: tuple[int, ...], sources: tuple[int, ...]) -> None:
+        (x, y), rest = uneven if _uneven(*outs, *sources) else even
+        run(x, y, 1, current_stream(device), function, metadata, None, None, None, outs, sources, *given, *rest)
 
     return launch
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _uneven(*addresses: int) -> bool:
+    """Whether one of them is no multiple of 16."""
+    return math.gcd(16, *addresses) != 16
 
 
-def _split(batch: int, size: int, n_draws: int, tile: tiles.Tile) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """The grid, and (chunks, rest, size) of the kernel."""
-    if n_draws == 0:
-        batch, size = 1, batch * size  # where one sample ends matters to draws alone
-    samples, chunks, rest = 1, 0, batch * size
-    if batch == 1:
-        chunks, rest = divmod(size, 16)
-    elif size % 16 == 0 and size >= tile.least and batch < 65536:  # 65535 is the limit of a grid's second axis
-        samples, chunks, rest = batch, size // 16, 0
-    blocks = -(-16 * chunks // tile.block)
-    return (blocks + -(-rest // tile.strip), samples, 1), (chunks, rest, size)
+def _split(batch: int, size: int, tile: tiles.Tile, even: bool) -> tuple[Grid, tuple[int, int, int]]:
+    """The grid, and (blocks, end, size) of the kernel."""
+    # Samples on the second axis, whose limit is 65535, where blocks fit into each and begin on 16 bytes; else all in a row.
+    apart = batch > 1 and size % 16 == 0 and size >= tile.block and batch < 65536
+    samples, end = (batch, size) if apart else (1, batch * size)
+    blocks = min(end, 2**31 - 1) // tile.block if even and end == size else 0
+    return (blocks + -(-(end - blocks * tile.block) // tile.strip), samples), (blocks, end, size)

@@ -7,11 +7,13 @@ that compiles in a process of its own. Counts only, never times; `pytest -rP` pr
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,23 +36,30 @@ class Case:
     draws: int
     targets: tuple[str, ...]
     registers: int = 64
-    per_element: float = 0  # bound on the instructions of one element, 0: none
+    per_element: float = 0  # bound on the instructions of one element in a full block; 0: none
 
     @property
     def rows(self) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(len(self.sources) + self.draws)),) * len(self.outs)
 
 
+F, B = "fp32", "bf16"
 CASES = [
-    # 8 elements per thread would be 16.5, but wait for memory three times instead of once (kernels/tiles.py).
-    Case("float32", ("fp32",) * 4, ("fp32",), 0, tuple(TARGETS), per_element=22),
-    Case("bfloat16", ("bf16",) * 4, ("bf16",), 0, tuple(TARGETS), per_element=21),
-    Case("float32-normal", ("fp32",) * 4, ("fp32",), 1, tuple(TARGETS), per_element=85),
-    # Triton 3.7.1: 84.75 in 55 registers, 3.6.0: 87.25 in 40.
-    Case("bfloat16-normal", ("bf16",) * 4, ("bf16",), 1, ("sm_90", "gfx942"), per_element=88),
-    Case("mixed-normal", ("fp32", "bf16"), ("fp32", "bf16"), 1, ("sm_90", "gfx942")),
-    Case("float32-three-normals", ("fp32",) * 3, ("fp32",), 3, ("sm_90",), per_element=196),
-    Case("noise", (), ("fp32",), 1, ("sm_90",)),
+    Case("float32", (F,) * 4, (F,), 0, tuple(TARGETS), per_element=16),
+    Case("bfloat16", (B,) * 4, (B,), 0, tuple(TARGETS), per_element=16),
+    Case("mixed", (F, F, B, B), (F,), 0, tuple(TARGETS), per_element=16),
+    # Two sums of four terms, each with its own rounding: 14 multiplications and additions. The pair of a guided call is two sources.
+    Case("guided", (F, F, B, B), (F, B), 0, ("sm_90",), per_element=23),
+    # The model's next input where a guided batch wants it: twice.
+    Case("guided-input-twice", (F, B, B), (F, B, B), 0, ("sm_90",), per_element=24),
+    Case("float32-normal", (F,) * 4, (F,), 1, tuple(TARGETS), per_element=66),
+    Case("bfloat16-normal", (B,) * 4, (B,), 1, tuple(TARGETS), per_element=71),
+    Case("mixed-normal", (F, F, B, B), (F,), 1, ("sm_90", "gfx942"), per_element=68),
+    Case("mixed-normal-and-input", (F, B), (F, B), 1, ("sm_90",), per_element=68),
+    Case("float32-three-normals", (F,) * 3, (F,), 3, ("sm_90",), per_element=157),
+    Case("noise", (), (F,), 1, ("sm_90",), per_element=53),
+    Case("four-sources-two-normals-two-rows", (F, F, B, B), (F, B), 2, ("sm_80", "sm_100")),
+    Case("largest", (F, B) * 4, (F, B) * 2, 3, ("sm_80", "sm_100")),
 ]
 RUNS = [(case, target) for case in CASES for target in case.targets]
 NVIDIA = [(case, target) for case, target in RUNS if target.startswith("sm_")]
@@ -74,11 +83,13 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, flo
 
 
 @pytest.mark.parametrize(("case", "target"), RUNS, ids=ids(RUNS))
-def test_accesses_are_128_bits_wide_and_nothing_is_exchanged(case: Case, target: str, figures) -> None:
+def test_accesses_are_vectors_and_nothing_is_exchanged(case: Case, target: str, figures) -> None:
+    """128 bits; beside 32-bit tensors, those of 16 bits go in vectors of 64."""
     got = figures[f"{case.name}-{target}"]
-    # A type half as wide as the widest of its update is read in halves of that.
-    assert got["wide loads"] >= sum(t == "fp32" or "fp32" not in case.outs for t in case.sources)
-    assert got["wide stores"] >= sum(t == "fp32" or "fp32" not in case.outs for t in case.outs)
+    for kind, types in (("loads", case.sources), ("stores", case.outs)):
+        wide = sum(t == F or F not in case.sources + case.outs for t in types)
+        assert got[f"128-bit {kind}"] >= wide
+        assert got[f"64-bit {kind}"] >= len(types) - wide
     assert got["shared"] == 0
 
 
@@ -98,8 +109,18 @@ def test_machine_code_is_lean(case: Case, target: str, figures) -> None:
     assert got["local"] == 0
     assert got["stack"] == 0
     assert got["registers"] <= case.registers
-    if case.per_element and target == "sm_90":  # other generations spell the same arithmetic in other instructions
+    if case.per_element:
         assert got["per element"] <= case.per_element
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm_")])
+def test_the_square_root_is_that_of_ptxas(target: str, figures) -> None:
+    """What square_root(x) computes is what sqrt.rn.f32 does, IEEE-754's root, for an x that needs no scaling."""
+    ours, theirs = (figures[f"{name}-{target}"] for name in ("our root", "their root"))
+    if not ours:
+        pytest.skip("this Triton ships no cuobjdump")
+    assert "MUFU.RSQ" in ours
+    assert ours == theirs
 
 
 if __name__ == "__main__":
@@ -109,81 +130,101 @@ if __name__ == "__main__":
     from triton.compiler import ASTSource
 
     from fastsolve.kernels import tiles
-    from fastsolve.kernels.update import update, vectors
+    from fastsolve.kernels.philox import square_root
+    from fastsolve.kernels.update import update
 
     CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
     @triton.jit
-    def blocks_only(outs, sources, table, offset, draws, draw_offset, seeds, chunks, rest, size,
-                    ROWS: tl.constexpr, DRAWS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-                    STRIP: tl.constexpr):  # fmt: skip
-        """The path that all elements take where sizes are multiples of 16, and the one to count."""
-        start = tl.program_id(0).to(tl.int64) * BLOCK
-        vectors(outs, sources, table, offset, draws, draw_offset, seeds, start, chunks.to(tl.int64) * 16,
-                ROWS, DRAWS, BLOCK, WIDTH)  # fmt: skip
+    def root(out, x, PTX: tl.constexpr):
+        at = tl.arange(0, 128)
+        tl.store(out + at, square_root(tl.load(x + at), PTX))
 
-    def compiled(kernel, case: Case, target: str, tile: tiles.Tile):
-        scalars = dict.fromkeys(("offset", "draw_offset", "chunks", "rest", "size"), "i32")
-        constants = {
-            "ROWS": case.rows,
-            "DRAWS": case.draws,
-            "BLOCK": tile.block,
-            "WIDTH": tile.width,
-            "STRIP": tile.strip,
-        }
-        tensors = {"outs": tuple("*" + t for t in case.outs), "sources": tuple("*" + t for t in case.sources)}
-        types = (
-            tensors
-            | scalars
-            | {"table": "*fp32", "draws": "*i32", "seeds": "*i64"}
-            | dict.fromkeys(constants, "constexpr")
-        )
-        source = ASTSource(
-            kernel,
-            {name: types[name] for name in kernel.arg_names},
-            constants,
-            {
-                (kernel.arg_names.index(n), i): [["tt.divisibility", 16]]
-                for n, t in tensors.items()
-                for i in range(len(t))
-            },
-        )
-        options = {"num_warps": tile.warps, "enable_fp_fusion": False}
-        return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    def compiled(kernel, types: dict[str, object], constants: dict[str, object], target: GPUTarget, warps: int):
+        types = types | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants)
+        return triton.compile(source, target=target, options={"num_warps": warps, "enable_fp_fusion": False})
 
-    def machine_code(cubin: bytes, path: Path) -> tuple[dict[str, int], list[str]]:
-        """Resources, and the instructions: less the padding behind the last branch."""
-        (path / "cubin").write_bytes(cubin)
+    def machine_code(cubin: bytes) -> tuple[dict[str, int], list[tuple[int, str]]]:
+        """Resources, and the instructions with their addresses."""
+        (folder / "cubin").write_bytes(cubin)
         used, text = (
-            subprocess.run([CUOBJDUMP, option, path / "cubin"], capture_output=True, text=True, check=True).stdout
+            subprocess.run([CUOBJDUMP, option, folder / "cubin"], capture_output=True, text=True, check=True).stdout
             for option in ("-res-usage", "-sass")
         )
         resources = {k.lower(): int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", used)}
-        opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text)
-        return resources, [o for o in opcodes if o != "NOP"]
+        return resources, [(int(at, 16), line) for at, line in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?)\s*;", text)]
 
-    def measure(case: Case, target: str, path: Path) -> dict[str, float]:
+    def paths(code: list[tuple[int, str]], start: int = 0) -> Iterator[list[str]]:
+        """Every way from an instruction to the end of the program, as what is executed on it. None of ours has a loop."""
+        place, walked = {at: i for i, (at, _) in enumerate(code)}, []
+        for i in itertools.count(start):
+            line = code[i][1]
+            walked.append(line)
+            if line.startswith("EXIT"):
+                yield walked
+                return
+            if jump := re.fullmatch(r"(@\S+ )?BRA(?:\.\S+)? (\S+, )?0x([0-9a-f]+)", line):
+                yield from (walked + rest for rest in paths(code, place[int(jump[3], 16)]))
+                if not (jump[1] or jump[2]):
+                    return
+
+    def measure(case: Case, target: str) -> dict[str, float]:
+        gpu = GPUTarget(*TARGETS[target])
         itemsizes = {int(t[-2:]) // 8 for t in case.sources + case.outs}
-        n_values = len(case.sources) + case.draws + len(case.outs)
-        tile = tiles.choose(itemsizes, n_values, case.draws, TARGETS[target][2], 2**20)
-        kernel = compiled(update, case, target, tile)
+        tile = tiles.choose(itemsizes, len(case.sources), case.draws, len(case.outs), gpu, 2**20)
+        constants = {"ROWS": case.rows, "DRAWS": case.draws}
+        constants |= {"BLOCK": tile.block, "WIDTH": tile.width, "STRIP": tile.strip, "PTX": tile.ptx}
+        types = {"outs": tuple("*" + t for t in case.outs), "sources": tuple("*" + t for t in case.sources)}
+        types |= {"table": "*fp32", "draws": "*i32", "seeds": "*i64", "blocks": "i32", "end": "i64", "size": "i64"}
+        kernel = compiled(update, types, constants, gpu, tile.warps)
+        got = {"shared": kernel.metadata.shared}
         if target == "gfx942":
             text = kernel.asm["amdgcn"]
-            loads, stores = (text.count(f"global_{kind}_dwordx4") for kind in ("load", "store"))
-            fused = len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)_f32", text))
-            return {"wide loads": loads, "wide stores": stores, "shared": kernel.metadata.shared, "fma": fused}
-        ptx = kernel.asm["ptx"]
-        loads, stores = (len(re.findall(rf"{kind}\.global\S*\.v4\.b32", ptx)) for kind in ("ld", "st"))
-        got = {"wide loads": loads, "wide stores": stores, "shared": kernel.metadata.shared, "fma": ptx.count("fma")}
+            for kind, bits in itertools.product(("load", "store"), (128, 64)):
+                got[f"{bits}-bit {kind}s"] = text.count(f"global_{kind}_dwordx{bits // 32}")
+            return got | {"fma": len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)_f32", text))}
+        text = kernel.asm["ptx"]
+        for kind, (bits, form) in itertools.product(("load", "store"), {128: "v4.b32", 64: "v2.b32"}.items()):
+            got[f"{bits}-bit {kind}s"] = len(re.findall(rf"{kind[:2].replace('lo', 'ld')}\.global\S*\.{form}", text))
+        # Our square root is one block of assembly, and the only one with an fma.
+        got["fma"] = re.sub(r"rsqrt\.approx.*?}", "", text, flags=re.DOTALL).count("fma")
         if CUOBJDUMP.exists():
-            resources, opcodes = machine_code(kernel.asm["cubin"], path)
-            spills = sum(o.startswith(("LDL", "STL")) for o in opcodes)
+            resources, code = machine_code(kernel.asm["cubin"])
+            spills = sum(bool(re.search(r"\b(LDL|STL)\b", line)) for _, line in code)
             got |= {"registers": resources["reg"], "stack": resources["stack"], "local": resources["local"] + spills}
-            alone = compiled(blocks_only, case, target, tile)
-            per_thread = tile.block / (32 * tile.warps)
-            got["per element"] = len(machine_code(alone.asm["cubin"], path)[1]) / per_thread
+            # All that a thread executes where a block is full: the longest way to a store of vectors.
+            full = max((way for way in paths(code) if any("STG.E.128" in x or "STG.E.64" in x for x in way)), key=len)
+            assert not any("CALL" in line for line in full)
+            got["per element"] = len(full) / (tile.block / (32 * tile.warps))
         return got
 
+    def stored(ptx: bool, target: str) -> str:
+        """The formula of what `root` stores, from its machine code, on the way without a call."""
+        if not CUOBJDUMP.exists():
+            return ""
+        kernel = compiled(root, {"out": "*fp32", "x": "*fp32"}, {"PTX": ptx}, GPUTarget(*TARGETS[target]), 4)
+        way = next(
+            way for way in paths(machine_code(kernel.asm["cubin"])[1]) if not any("CALL" in line for line in way)
+        )
+        formulas: dict[str, str] = {}
+        for line in way:
+            opcode, _, operands = line.partition(" ")
+            first, *rest = operands.replace(".reuse", "").split(", ")
+            values = [re.sub(r"R\d+", lambda r: formulas.get(r[0], r[0]), value) for value in rest]
+            if opcode.startswith("LDG"):
+                formulas[first] = "x"
+            elif opcode.startswith("STG"):
+                return formulas[rest[-1]]
+            elif opcode.startswith(("MUFU", "FMUL", "FFMA")):
+                factors = sorted(values[:2]) + values[2:]
+                formulas[first] = f"{opcode.replace('.FTZ', '')}({', '.join(factors)})"
+            elif re.fullmatch(r"R\d+", first):
+                formulas.pop(first, None)
+        raise AssertionError("nothing is stored")
+
     folder = Path(sys.argv[1])
-    results = {f"{case.name}-{target}": measure(case, target, folder) for case, target in RUNS}
+    results = {f"{case.name}-{target}": measure(case, target) for case, target in RUNS}
+    for name, ptx in (("our root", True), ("their root", False)):
+        results |= {f"{name}-{target}": stored(ptx, target) for target in TARGETS if target.startswith("sm_")}
     (folder / "figures.json").write_text(json.dumps(results))

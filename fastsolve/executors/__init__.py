@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 def choose(name: str, setting: Setting) -> Choice:
     """The executor of a name, or for "auto" the fastest that fits. Raises ValueError with the reason where one asked for does not fit."""
     if name == "auto":
-        for candidate in ("fused", "native"):
+        for candidate in ("fused", "cuda", "native"):
             if (
                 setting.device.type == ("cpu" if candidate == "native" else "cuda")
                 and _hindrance(candidate, setting) is None

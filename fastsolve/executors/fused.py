@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,25 +12,28 @@ from torch import Tensor
 
 from fastsolve.executors.run import Backend, Setting
 from fastsolve.executors.upload import Seeds, upload
-from fastsolve.kernels.update import Update
-from fastsolve.lower import Program
+from fastsolve.kernels.update import Direct, Update
+from fastsolve.lower import Launch, Program
 
 
 class Fused(Backend):
-    """Coefficients, draw numbers and seeds lie on the device; a launch passes where its part of them begins."""
+    """Coefficients, draw numbers and seeds lie on the device, where `load` and `seed` rewrite them between runs.
+
+    A launch reads them from there and copies, allocates and waits for nothing. The first of each compiles.
+    """
 
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         device = setting.device
         self._launches, self._setting, self._tensors = program.launches, setting, tensors
         self._table = torch.from_numpy(program.table32).to(device)
-        draws = [draw for launch in program.launches for draw in launch.draws]
-        self._draws = torch.tensor(draws or [(0, 0)], dtype=torch.int32).to(device)
-        self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()
+        numbers = [draw for launch in program.launches for draw in launch.draws]
+        self._draws = torch.tensor(numbers or [(0, 0)], dtype=torch.int32).to(device)
         self._seeds = Seeds(setting.batch, device)
-        self._patterns = [
-            Update(tuple(row.terms for row in launch.rows), len(launch.sources), len(launch.draws))
-            for launch in program.launches
-        ]
+        self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()
+        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        self._direct: list[Direct | None] = [None for _ in program.launches]
+        self._outs = [_picker([row.out for row in launch.rows]) for launch in program.launches]
+        self._sources = [_picker(launch.sources) for launch in program.launches]
 
     def load(self, program: Program) -> None:
         upload(self._table, program.table32)
@@ -36,17 +42,29 @@ class Fused(Backend):
         self._seeds.set(seeds)
 
     def bind(self, slot: int, tensor: Tensor) -> None:
-        pass  # launches read the list of tensors
+        self._addresses[slot] = tensor.data_ptr()
 
     def launch(self, index: int) -> None:
-        launch, setting = self._launches[index], self._setting
-        self._patterns[index](
-            [self._tensor(slot) for slot in launch.sources],
-            [self._tensor(row.out) for row in launch.rows],
+        direct = self._direct[index]
+        if direct is None:
+            self._direct[index] = self._launch(self._launches[index], self._first[index])
+        else:
+            addresses = self._addresses
+            direct(self._outs[index](addresses), self._sources[index](addresses))
+
+    def _launch(self, launch: Launch, first_draw: int) -> Direct | None:
+        rows, setting = launch.rows, self._setting
+        update = Update([row.terms for row in rows], len(launch.sources), len(launch.draws))
+        sources, outs = (
+            [self._tensor(slot) for slot in slots] for slots in (launch.sources, [row.out for row in rows])
+        )
+        return update(
+            sources,
+            outs,
             self._table,
-            launch.rows[0].offset,
+            rows[0].offset,
             self._draws,
-            self._first[index],
+            first_draw,
             self._seeds.tensor,
             setting.batch,
             setting.size,
@@ -56,3 +74,10 @@ class Fused(Backend):
         tensor = self._tensors[slot]
         assert tensor is not None
         return tensor
+
+
+def _picker(slots: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """A function that takes the entries of these slots from a list."""
+    if len(slots) > 1:
+        return itemgetter(*slots)  # of one or none it is no tuple
+    return lambda entries: (entries[slots[0]],) if slots else ()

@@ -1,0 +1,193 @@
+"""How the fused update is launched: variants compiled, and launches with everything bound, against Triton's own way.
+
+A driver in Python plays the GPU: it loads nothing, and notes what would be launched. Not in a process whose kernels are interpreted:
+this file is also the script of a process of its own, which saves the notes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Sources, outs (f float32, b bfloat16) and draws.
+PATTERNS = [("ff", "f", 0), ("fb", "fb", 1), ("bb", "b", 2)]
+# What must not make a variant: (batch, size), whether tensors start on 16 bytes, the place in the tables.
+SIZES = [(1, 1), (1, 63), (16, 64), (3, 1000), (1, 4096), (4, 65536), (1, 2**31 + 17), (70000, 4096), (3, 2**33 + 16)]
+STARTS = [(True, True), (False, True), (True, False), (False, False)]
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    path = tmp_path_factory.mktemp("triton")
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # A cache of its own: another's kernels would hide what is compiled.
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": search, "TRITON_CACHE_DIR": str(path / "cache")}
+    run = subprocess.run(
+        [sys.executable, __file__, path / "notes.json"], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads((path / "notes.json").read_text())
+
+
+def test_a_pattern_is_compiled_once_whatever_sizes_starts_and_steps(notes: dict[str, Any]) -> None:
+    assert notes["launches"] == 2 * len(PATTERNS) * len(SIZES) * len(STARTS)
+    assert notes["compiled"] == len(PATTERNS)
+
+
+def test_a_bound_launch_is_what_triton_launches(notes: dict[str, Any]) -> None:
+    """Grid, stream and arguments of its public way; for other tensors too, on other bytes. The function is compiled apart."""
+    assert len(notes["pairs"]) == 2 * len(PATTERNS) * len(SIZES) * len(STARTS)
+    for case, bound, public in notes["pairs"]:
+        assert bound[:4] == public[:4], case
+        assert bound[5:] == public[5:], case
+
+
+def test_every_element_is_in_one_program(notes: dict[str, Any]) -> None:
+    """Blocks of vectors first, the rest singly; none where a tensor starts in the middle of 16 bytes."""
+    for batch, size, even, (x, y), blocks, end, block, strip in notes["grids"]:
+        assert y in (1, batch)
+        assert y * end == batch * size
+        assert x == blocks - (blocks * block - end) // strip
+        assert blocks * block <= min(end, 2**31 - 1)
+        assert blocks == 0 if not even else blocks > 0 or size < 2 * block or size % 16 or batch == 70000
+
+
+def test_a_program_launches_on_the_tensors_of_its_slots(notes: dict[str, Any]) -> None:
+    """Run after run, as raw outputs come and go; the second run and those after it by bound launches."""
+    assert notes["programs"]
+    for name, run, index, want, got in notes["programs"]:
+        assert got == want, f"{name}, run {run}, launch {index}"
+
+
+def test_without_those_names_of_triton_there_is_no_bound_launch() -> None:
+    update = pytest.importorskip("fastsolve.kernels.update")
+    assert update._direct(object(), 0, (), ((1, 1), ()), ((1, 1), ())) is None
+
+
+if __name__ == "__main__":
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from fastsolve import make_plan
+    from fastsolve.executors.fused import Fused
+    from fastsolve.executors.run import Setting
+    from fastsolve.kernels import update as kernel
+    from fastsolve.kernels.update import Update
+    from fastsolve.lower import lower
+
+    class Driver:
+        """An H100 that is not there: what Triton asks of a driver, no more."""
+
+        def __init__(self) -> None:
+            self.utils, self.stream = self, 0
+            self.loaded: list[str] = []
+            self.launched: list[list[Any]] = []
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int | None) -> int:
+            return self.stream
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_device_properties(self, device: int) -> dict[str, int]:
+            return {"max_shared_mem": 232448}
+
+        def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+            self.loaded.append(name)
+            return len(self.loaded), len(self.loaded), 32, 0, 1024
+
+        def launcher_cls(self, source: object, metadata: object) -> Any:
+            def launch(x, y, z, stream, function, metadata, launch_metadata, enter, leave, *arguments):
+                self.launched.append([x, y, z, stream, function, *map(plain, arguments)])
+
+            return launch
+
+    def plain(value: object) -> object:
+        """An argument as JSON holds it; a tensor is its address."""
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        return value.data_ptr() if isinstance(value, torch.Tensor) else value
+
+    def tensor(kind: str, even: bool) -> torch.Tensor:
+        return torch.empty(64, dtype={"f": torch.float32, "b": torch.bfloat16}[kind])[0 if even else 1 :]
+
+    def addresses(tensors: list[torch.Tensor]) -> tuple[int, ...]:
+        return tuple(t.data_ptr() for t in tensors)
+
+    def patterns(driver: Driver, bound: bool) -> tuple[list[Any], list[Any]]:
+        """A launch on tensors that start anywhere, and one on others that start elsewhere, by the way that the first gave."""
+        cases, grids = [], []
+        for (sources, outs, n_draws), (batch, size), starts in itertools.product(PATTERNS, SIZES, STARTS):
+            update = Update([range(len(sources) + n_draws)] * len(outs), len(sources), n_draws)
+            place = (table, len(cases) % 7, draws, len(cases) % 5, seeds, batch, size)
+            direct = None
+            for even in starts:
+                key = f"{sources} {outs} {batch} {size} {even}"
+                driver.stream += 1
+                tensors = kept.setdefault(key, ([tensor(k, even) for k in sources], [tensor(k, even) for k in outs]))
+                if direct is None:
+                    direct = update(*tensors, *place)
+                else:
+                    direct(addresses(tensors[1]), addresses(tensors[0]))
+                assert (direct is not None) == bound
+                x, y, _, _, _, _, _, _, _, _, blocks, end, _, _, _, block, _, strip, _ = driver.launched[-1]
+                whole = (batch, size) if n_draws else (1, batch * size)
+                grids.append([*whole, even, (x, y), blocks, end, block, strip])
+                cases.append((key, driver.launched[-1]))
+        return cases, grids
+
+    def programs(driver: Driver) -> list[Any]:
+        rows = []
+        for name, dtype in (("seeds3", torch.float32), ("unipc", torch.bfloat16)):
+            program = lower(make_plan(name, schedule="edm", steps=3), raw_bytes=dtype.itemsize, cast=dtype.itemsize < 4)
+            setting = Setting((2, 3, 64, 64), torch.device("cpu"), torch.float32, dtype, dtype, False)
+            kinds = [slot.kind for slot in program.slots]
+            tensors = [
+                torch.empty(setting.shape, dtype=setting.dtype_of(k)) if k in ("state", "input") else None
+                for k in kinds
+            ]
+            backend = Fused(program, setting, tensors)
+            for run in range(3):
+                for index, launch in enumerate(program.launches):
+                    for slot in {*launch.sources, *(row.out for row in launch.rows)}:
+                        if kinds[slot] not in ("state", "input"):
+                            tensors[slot] = torch.empty(setting.shape, dtype=setting.dtype_of(kinds[slot]))
+                            backend.bind(slot, tensors[slot])
+                    backend.launch(index)
+                    slots = [[row.out for row in launch.rows], launch.sources]
+                    want = [[tensors[slot].data_ptr() for slot in part] for part in slots]
+                    want.append(backend.table.data_ptr() + 4 * launch.rows[0].offset)
+                    rows.append([f"{name} {dtype}", run, index, want, driver.launched[-1][5:8]])
+        return rows
+
+    table, draws, seeds = torch.zeros(64), torch.zeros(8, 2, dtype=torch.int32), torch.zeros(4, dtype=torch.int64)
+    kept: dict[str, Any] = {}
+    driver = Driver()
+    triton.runtime.driver.set_active(driver)
+    cases, grids = patterns(driver, True)
+    notes = {
+        "compiled": len(driver.loaded),
+        "launches": len(driver.launched),
+        "grids": grids,
+        "programs": programs(driver),
+    }
+    driver.stream, kernel._direct = 0, lambda *arguments: None
+    notes["pairs"] = [
+        (key, bound, public) for (key, bound), (_, public) in zip(cases, patterns(driver, False)[0], strict=True)
+    ]
+    Path(sys.argv[1]).write_text(json.dumps(notes))
