@@ -45,7 +45,7 @@ VARIANTS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun", "seeds2", "seeds3", "dei
 
 def setting(*shape: int) -> Setting:
     """Tensors are the CPU's: the stub never looks at them."""
-    return Setting(shape, torch.device("cpu"), torch.float32, torch.float32, torch.float32, False)
+    return Setting(shape, torch.device("cpu"), torch.float32, torch.float32, torch.float32, torch.float32, False)
 
 
 def program_of(solver: str, steps: int = STEPS) -> Program:
@@ -73,10 +73,8 @@ def updates(executor: str, program: Program, where: Setting) -> Callable[[], Non
 
 def whole(executor: str, program: Program, where: Setting) -> Callable[[], object]:
     """A run of the loop, with a model that hands out prepared tensors in turn."""
-    calls = sum(len(calls) for calls, _ in program.steps)
     outputs = [torch.zeros(where.shape) for _ in range(8)]
-    clocks = [torch.zeros(where.batch) for _ in range(calls)]
-    run = Run(program, where, clocks, lambda *given: executors.backend(executor, *given))
+    run = Run(program, where, lambda *given: executors.backend(executor, *given))
     seeds = np.zeros(where.batch, np.uint64)
     turn = iter(range(10**9))
 

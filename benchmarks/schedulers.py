@@ -29,7 +29,7 @@ def ours(
     """Launch of a middle step as the loop makes it: the raw output's address is set, then the launch runs."""
     shape = tuple(raw[0].shape)
     plan = fastsolve.make_plan(solver, schedule=schedule, grid=levels, prediction=prediction)
-    setting = Setting(shape, torch.device("cpu"), torch.float32, torch.float32, torch.float32, False)
+    setting = Setting(shape, torch.device("cpu"), torch.float32, torch.float32, torch.float32, torch.float32, False)
     program = lower(plan)
     tensors = [torch.randn(shape) for _ in program.slots]
     backend = executors.backend("native", program, setting, list(tensors))

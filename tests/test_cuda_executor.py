@@ -61,7 +61,7 @@ def test_runs_on_a_gpu_have_the_bits_of_eager(name: str) -> None:
 
 
 def setting(device: str) -> Setting:
-    return Setting((1, 4), torch.device(device), torch.float32, torch.float32, torch.float32, False)
+    return Setting((1, 4), torch.device(device), torch.float32, torch.float32, torch.float32, torch.float32, False)
 
 
 def test_the_module_loads_without_a_gpu() -> None:

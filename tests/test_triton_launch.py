@@ -155,7 +155,7 @@ if __name__ == "__main__":
         rows = []
         for name, dtype in (("seeds3", torch.float32), ("unipc", torch.bfloat16)):
             program = lower(make_plan(name, schedule="edm", steps=3), raw_bytes=dtype.itemsize, cast=dtype.itemsize < 4)
-            setting = Setting((2, 3, 64, 64), torch.device("cpu"), torch.float32, dtype, dtype, False)
+            setting = Setting((2, 3, 64, 64), torch.device("cpu"), torch.float32, dtype, dtype, torch.float32, False)
             kinds = [slot.kind for slot in program.slots]
             tensors = [
                 torch.empty(setting.shape, dtype=setting.dtype_of(k)) if k in ("state", "input") else None
@@ -171,7 +171,7 @@ if __name__ == "__main__":
                     backend.launch(index)
                     slots = [[row.out for row in launch.rows], launch.sources]
                     want = [[tensors[slot].data_ptr() for slot in part] for part in slots]
-                    want.append(backend.table.data_ptr() + 4 * launch.rows[0].offset)
+                    want.append(backend._table.data_ptr() + 4 * launch.rows[0].offset)
                     rows.append([f"{name} {dtype}", run, index, want, driver.launched[-1][5:8]])
         return rows
 
