@@ -47,6 +47,68 @@ def test_the_noise_starts_as_the_last_variable() -> None:
     assert angle == pytest.approx(20.0, abs=0.5)  # tan = tau sqrt(last_var) / 2
 
 
+@pytest.mark.parametrize(
+    ("last_var", "degrees"),
+    [(1.0, (0.7, 2.4, 7.6, 15, 25)), (4.0, (2.6, 8, 20, 32, 43)), (16.0, (9, 24, 42, 53, 62))],
+)
+def test_how_far_the_noise_has_turned(last_var: float, degrees: tuple[float, ...]) -> None:
+    """Two variables: the angle between the last variable and the noise that the model sees, at sigma 20, 5, 1, 0.2 and 0.002."""
+    for rho, expected in zip((20.0, 5.0, 1.0, 0.2, 0.002), degrees, strict=True):
+        u = tada_basis.direction(2, last_var, tada_basis.time_of(2, last_var, rho))
+        assert np.degrees(np.arccos(u[-1])) == pytest.approx(expected, abs=0.5 if expected >= 8 else 0.06)
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), [("edm", "x0"), ("flow", "flow")])
+def test_one_variable_of_order_one_is_euler(schedule: str, prediction: str) -> None:
+    """The ablation: Adams-Bashforth on the flow velocity, whose first order is DDIM."""
+    runs = [
+        fastsolve.sample(
+            plane_mixture().model(schedule, prediction),
+            (4, 2),
+            solver=solver,
+            schedule=schedule,
+            prediction=prediction,
+            steps=7,
+            seed=1,
+            options=options,
+            dtype=torch.float64,
+            executor="eager",
+        )
+        for solver, options in (("tada", {"n_variables": 1, "order": 1}), ("euler", {}))
+    ]
+    torch.testing.assert_close(*runs, rtol=1e-12, atol=1e-12)
+
+
+def test_every_variable_has_its_share_of_the_detail() -> None:
+    """A last variable without variance leaves nothing to rotate to: two variables are then the ODE of one, whatever the others start as."""
+
+    def run(last_var: float, others: float) -> torch.Tensor:
+        options = {"n_variables": 2, "order": 1, "last_var": last_var}
+        plan = fastsolve.make_plan("tada", schedule="edm", steps=60, options=options)
+        start = torch.tensor(plan.variables, dtype=torch.float64)  # [state, unit noise]
+        noise = torch.stack([torch.full((4, 2), others), torch.linspace(-1.5, 1.5, 8).view(4, 2)]).double()
+        return fastsolve.sample(
+            plane_mixture().model("edm"),
+            (4, 2),
+            solver="tada",
+            schedule="edm",
+            prediction="x0",
+            steps=60,
+            x_init=torch.tensordot(start, noise, 1),
+            options=options,
+            dtype=torch.float64,
+            executor="eager",
+        )
+
+    still, turning = ((run(v, 1.0) - run(v, -1.0)).abs().max() for v in (1e-6, 16.0))
+    assert still < 2e-3
+    assert turning > 0.3
+
+
+def test_its_citation_says_that_it_was_not_compared() -> None:
+    assert "authors' code was not available" in fastsolve.cite("tada")
+
+
 def end(n: int, order: int, steps: int, seed: int = 0, **run: object) -> torch.Tensor:
     x = torch.randn(n, 4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return fastsolve.sample(
@@ -119,14 +181,25 @@ def test_variables_start_from_noises_of_their_own() -> None:
     plan = fastsolve.make_plan("tada", schedule="edm", steps=3, options={"n_variables": 3})
     assert np.array(plan.variables).shape == (3, 3)
     assert lower(plan).opening.draws == ((0, 0), (0, 1), (0, 2))
+    first = plan.evals[0]
+    row = dict(next(row.terms for row in plan.rows() if row.out == first.x))
+    noise = (
+        np.array([row[name] for name in ("x0", "s1", "s2")]) @ plan.variables
+    )  # what the model is given, in unit normals
+    np.testing.assert_allclose(
+        noise, 80.0 * tada_basis.direction(3, 1.0, tada_basis.time_of(3, 1.0, 80.0)), rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"n_variables": 5}, "n_variables 1 to 4, order 1 to 3 and last_var > 0 are needed, not 5, 2, 1.0"),
-        ({"order": 0}, "n_variables 1 to 4, order 1 to 3 and last_var > 0 are needed, not 2, 0, 1.0"),
-        ({"last_var": 0.0}, "n_variables 1 to 4, order 1 to 3 and last_var > 0 are needed, not 2, 2, 0.0"),
+        ({"n_variables": 5}, "n_variables must be one of 1, 2, 3, 4, not 5"),
+        ({"n_variables": 2.0}, "n_variables must be one of 1, 2, 3, 4, not 2.0"),
+        ({"order": 0}, "order must be one of 1, 2, 3, not 0"),
+        ({"order": True}, "order must be one of 1, 2, 3, not True"),
+        ({"last_var": 0.0}, "last_var is a variance, positive and finite, not 0.0"),
+        ({"last_var": np.inf}, "last_var is a variance, positive and finite, not inf"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, float], text: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.solvers import Grid, solver, tada_basis
+from fastsolve.solvers.deis import chosen
 from fastsolve.solvers.tada_basis import Array
 
 
@@ -18,9 +19,12 @@ def _mixed(matrix: Array, forms: list[Form]) -> list[Form]:
     return [sum((c * form for c, form in zip(row, forms, strict=True)), Form({})) for row in matrix.tolist()]
 
 
-@solver("tada", forms="force", order=2, source="arXiv 2506.21757, algorithm 1")
+SOURCE = "arXiv 2506.21757, algorithm 1; its authors' code was not available to compare with"
+
+
+@solver("tada", forms="force", order=2, source=SOURCE)
 def tada(draft: Draft, grid: Grid, *, n_variables: int = 2, order: int = 2, last_var: float = 1.0) -> Form:
-    """TADA (Chen et al. 2025, arXiv 2506.21757, algorithm 1), from the paper's text: the authors' code was not available to compare with.
+    """TADA (Chen et al. 2025, arXiv 2506.21757, algorithm 1), from the paper's text.
 
     n_variables: N, of which N - 1 are momenta; 1 is the ablation, Adams-Bashforth on the flow velocity. order: of the multistep rule
     in the force, 1 to 3, reached by a ramp. last_var: variance of the last variable's noise: the further from 0, the further the
@@ -29,8 +33,10 @@ def tada(draft: Draft, grid: Grid, *, n_variables: int = 2, order: int = 2, last
     returns the data prediction.
     """
     n = n_variables
-    if n not in (1, 2, 3, 4) or order not in (1, 2, 3) or not 0.0 < last_var < math.inf:
-        raise ValueError(f"n_variables 1 to 4, order 1 to 3 and last_var > 0 are needed, not {n}, {order}, {last_var}")
+    chosen("n_variables", n, range(1, 5))
+    chosen("order", order, range(1, 4))
+    if not 0.0 < last_var < math.inf:
+        raise ValueError(f"last_var is a variance, positive and finite, not {last_var}")
     rhos = [node.sigma / node.alpha if node.alpha else math.inf for node in grid]
     taus = [tada_basis.time_of(n, last_var, rho) if rho else 1.0 for rho in rhos]
     scales = tada_basis.noise_scales(n, last_var)

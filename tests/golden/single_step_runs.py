@@ -68,11 +68,18 @@ def restart(run: Any) -> Case:
 
 
 def restart_sd(run: Any) -> Case:
-    """The same authors' Stable Diffusion pipeline: DDIM, inside intervals Heun, but DDIM where a step ends at index 1 or 0."""
+    """The same authors' Stable Diffusion pipeline: DDIM, inside intervals Heun, but DDIM where a step ends at index 1 or 0.
+
+    Its `second_order` makes the main steps but the last the mean of two noises, which is DPM-Solver-2 with its node at the end.
+    """
     options: Case = {"base": "ddim"}
+    if run.meta["settings"]["second_order"]:
+        orders = [2] * (len(run.meta["timesteps"]) - 2) + [1]
+        options = {"base": "dpm_solver_2", "base_options": {"r": 1.0, "orders": orders}}
     for part in run.meta["segments"]:
         bounds = part["t_min_requested_sigma"], part["t_max_requested_sigma"]
-        options |= {"intervals": [[part["n_levels"], part["K"], *bounds]], "inner_grid": "linear", "inner_base": "heun"}
+        options |= {"inner_grid": "linear", "inner_base": "heun"}
+        options["intervals"] = [*options.get("intervals", []), [part["n_levels"], part["K"], *bounds]]
         if part["timesteps"][-1] <= 1:
             options["inner_last"] = "ddim"
     case = run.case("restart", "vp_scaled_linear", np.array(run.meta["timesteps"], float), **options)
@@ -114,5 +121,5 @@ PATTERNS = [
     *(f"peer_diffusers_{k}" for k in DIFFUSERS),
     *(f"peer_dpmsolver_{k}" for k in DPM_SOLVER),
     *(f"restart_{k}" for k in ("none18", "one_k*", "two_k1", "cifar_*", "imagenet_*", "collision", "webui_*")),
-    *(f"restart_sd_{k}" for k in ("ddim30_none", "ddim30_w*", "ddim10_w8")),
+    *(f"restart_sd_{k}" for k in ("ddim30_none", "ddim30_heun_none", "ddim30_w*", "ddim10_w8")),
 ]
