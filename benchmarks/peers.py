@@ -42,7 +42,7 @@ def schedulers() -> list[tuple[str, str, int, Callable[[], Any]]]:
     try:
         import diffusers as d
     except ImportError as error:
-        raise AbsentError(f"{error}: pip install diffusers") from None
+        raise AbsentError(f"{error}; the extra `bench` has it") from None
     d.utils.logging.set_verbosity_error()
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
