@@ -18,6 +18,7 @@ from fastsolve.grids.clock import (
     Uniform as Uniform,
 )
 from fastsolve.grids.jumps import GITSPilot as GITSPilot
+from fastsolve.grids.ots import OTS as OTS
 from fastsolve.grids.pilot import RBEPilot as RBEPilot
 from fastsolve.grids.published import Published as Published, ays as ays, gits as gits
 from fastsolve.grids.rbe import RBE as RBE, RBEAtan as RBEAtan, RBEReleasedGauss as RBEReleasedGauss
@@ -54,6 +55,7 @@ _NAMED: dict[str, Grid] = {
     "rbe_atan": RBEAtan(),
     "tpoly": TPoly(),
     "iddpm": IDDPM(),
+    "ots": OTS(),
     **{f"ays_{model}": ays(model) for model in ("sd15", "sdxl", "deepfloyd", "svd")},
     **{f"gits_{model}": gits(model) for model in ("cifar10", "ffhq", "afhqv2", "sd15")},
 }
