@@ -40,6 +40,7 @@ _NAMED: dict[str, Grid] = {
     "exponential": UniformLogSNR(),
     "polyexponential": UniformLogSNR(),
     "linear": Spacing("linear"),
+    "linspace": Spacing("linspace"),
     "leading": Spacing("leading"),
     "trailing": Spacing("trailing"),
     "sgm_uniform": Spacing("sgm_uniform"),
