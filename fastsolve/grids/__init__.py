@@ -30,7 +30,7 @@ from fastsolve.grids.sigma import (
     TPoly as TPoly,
     UniformLogSNR as UniformLogSNR,
 )
-from fastsolve.schedules import VE, Node, Schedule, VPTable
+from fastsolve.schedules import VE, Flow, Node, Schedule, VPTable
 
 _NAMED: dict[str, Grid] = {
     "karras": Karras(),
@@ -61,14 +61,20 @@ _NAMED: dict[str, Grid] = {
     **{f"gits_{model}": gits(model) for model in ("cifar10", "ffhq", "afhqv2", "sd15")},
 }
 
+_USUAL: dict[type[Schedule], str] = {VE: "karras", VPTable: "trailing", Flow: "uniform"}
+# Measured on VP, against uniform: on six mixtures that no setting was chosen on, with seven solvers and 6 to 50 calls, 0.27 of its error
+# (geometric mean; below it in 92 of 100 cases, at worst twice it); quadratic 0.38, uniform_logsnr 0.51, karras 0.66. On cosine 0.49.
+_ELSE = "rbe"
+
 
 def get(grid: str | Grid | Sequence[float] | None, schedule: Schedule) -> Grid:
     """The grid of a name, an object as it is, an explicit sequence of clock values, or for None what suits the schedule.
 
-    (VE and EDM: karras; tables: trailing; VP and flow: uniform.) Raises ValueError for an unknown name and TypeError for anything else.
+    (VE and EDM: karras; tables: trailing; flow: uniform; VP, sub-VP and cosine: rbe.) Raises ValueError for an unknown name and
+    TypeError for anything else.
     """
     if grid is None:
-        grid = "trailing" if isinstance(schedule, VPTable) else "karras" if isinstance(schedule, VE) else "uniform"
+        grid = next((name for kind, name in _USUAL.items() if isinstance(schedule, kind)), _ELSE)
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
