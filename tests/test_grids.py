@@ -33,6 +33,7 @@ from fastsolve.grids import (
     ays,
     gits,
 )
+from fastsolve.grids.beta import quantile
 from fastsolve.grids.rule import Range
 from fastsolve.schedules import EDM, VE, VP, Flow, Node, Schedule, VPTable, dynamic_shift, zero_terminal_snr
 
@@ -57,6 +58,8 @@ OURS: dict[str, tuple[Schedule, Grid]] = {
     "dpmsolver/vp-linear/time_uniform": (VP(), Uniform(final_zero=False)),
     "dpmsolver/vp-linear/time_quadratic": (VP(), Uniform(2.0, final_zero=False)),
     "dpmsolver/sd-discrete/time_uniform": (SD, Uniform(final_zero=False)),
+    "dpmsolver/sd-discrete/time_quadratic": (SD, Uniform(2.0, final_zero=False)),
+    "dpmsolver/sd-discrete/logSNR": (SD, UniformLogSNR(final_zero=False)),
     "deis/t-order2": (VP(), Uniform(2.0, final_zero=False)),
     "deis/log": (VP(), UniformLogSNR(final_zero=False)),
     "deis/rho-order7": (VP(), Karras(final_zero=False)),
@@ -66,6 +69,15 @@ OURS: dict[str, tuple[Schedule, Grid]] = {
     "ddim/uniform": (SD, Spacing("leading")),
     "diffusers/ddim/leading": (SD, Spacing("leading", offset=1)),
     "diffusers/ddim/trailing": (SD, Spacing("trailing")),
+    "diffusers/ddim/linspace": (SD, Spacing("linspace")),
+    "diffusers/dpmpp/leading": (SD, Spacing("leading_dpm", offset=1)),
+    "diffusers/euler/linspace": (SD, Uniform()),
+    "diffusers/dpmpp/flow-shift1.0": (Flow(t_max=0.999), Uniform()),
+    "diffusers/dpmpp/flow-shift3.0": (Flow(shift=3.0, t_max=0.999), Uniform()),
+    "diffusers/dpmpp/ays-sd15-timesteps": (
+        SD32,
+        Explicit((999.0, 850.0, 736.0, 645.0, 545.0, 455.0, 343.0, 233.0, 124.0, 24.0, -1.0)),
+    ),
     "diffusers/dpmpp/linspace": (SD, Spacing("linear")),
     "diffusers/euler/leading": (SD32, Spacing("leading", offset=1)),
     "diffusers/dpmpp/trailing": (SD32, Spacing("trailing")),
@@ -134,7 +146,9 @@ def family_of(entry: dict[str, Any]) -> str:
 
 
 # A table's index i is the time (i + 1) / 1000 of DPM-Solver.
-CLOCK: dict[str, Callable[[float], float]] = {"dpmsolver/sd-discrete/time_uniform": lambda t: (t + 1.0) / 1000.0}
+CLOCK: dict[str, Callable[[float], float]] = {
+    f"dpmsolver/sd-discrete/{name}": lambda t: (t + 1.0) / 1000.0 for name in ("time_uniform", "time_quadratic")
+}
 
 RULES = [
     Karras(),
@@ -205,6 +219,8 @@ def test_published_levels(entry: dict[str, Any]) -> None:
     levels = grids.nodes(rule, law, steps)
     if entry["reads"] == "sigma":
         got = [node.sigma / node.alpha for node in levels]
+    elif entry["reads"] == "lam":
+        got = [node.lam for node in levels]
     else:
         got = [CLOCK.get(family, float)(node.t) for node in levels]
     if entry["reads"] == "index":
@@ -218,23 +234,105 @@ def test_every_published_family_is_compared() -> None:
     assert {family_of(entry) for entry in PUBLISHED["ours"]} == set(OURS)
 
 
-@pytest.mark.parametrize("entry", PUBLISHED["other_conventions"], ids=lambda entry: entry["id"])
-def test_other_conventions_of_the_same_word_are_not_ours(entry: dict[str, Any]) -> None:
-    """Which convention ours is not, with the rule of the other.
+def leading_ends(n: int) -> dict[str, float]:
+    """sigma_min and sigma_max of the indices that `leading` with offset 1 leaves of Stable Diffusion's table."""
+    low, high = SD32.node(1.0), SD32.node(1.0 + (n - 1) * (1000 // n))
+    return {"sigma_min": low.sigma / low.alpha, "sigma_max": high.sigma / high.alpha}
 
-    DPM-Solver's leading divides T by n + 1 and drops index 0 (ours: DDIM's and Euler's). DDIM's linspace includes index 0,
-    Euler's is not rounded (ours: DPM-Solver's). DDIM's quad ends at 0.8 T (our quadratic spans the table).
-    """
-    values, n = entry["values"], len(entry["values"])
-    rule, other = {
-        "diffusers/dpmpp/leading": (Spacing("leading", 1), [i * (1000 // (n + 1)) + 1 for i in range(n, 0, -1)]),
-        "diffusers/ddim/linspace": (Spacing("linear"), np.linspace(0, 999, n).round()[::-1]),
-        "diffusers/euler/linspace": (Spacing("linear"), np.linspace(0, 999, n, dtype=np.float32)[::-1]),
-        "ddim/quad": (Uniform(2.0), np.trunc(np.linspace(0, math.sqrt(800), n) ** 2)[::-1]),
-    }[family_of(entry)]
-    assert values == list(other)
-    ours = clocks(rule, SD, n)[:-1]
-    assert max(abs(a - b) for a, b in zip(ours, values, strict=True)) > 10.0
+
+def of_flow_table(indices: Sequence[float], shift: float, size: int) -> list[float]:
+    """ComfyUI's flow levels are a table: t = 1/size, 2/size ... 1, shifted."""
+    return [*(Flow(shift=shift).warp((i + 1.0) / size) for i in indices), 0.0]
+
+
+def twice_shifted(n: int, shift: float, size: int, count: int) -> list[float]:
+    """The first n of `count` even levels down to the already shifted 1/size, shifted again."""
+    law = Flow(shift=shift, t_min=Flow(shift=shift).warp(1.0 / size))
+    even = clocks(Uniform(final_zero=False), law, count - 1) if count > 1 else [1.0]
+    return [*even[:n], 0.0]
+
+
+def clamped_laplace(n: int, low: float) -> list[float]:
+    x = np.linspace(0.0, 1.0, n)
+    off = 0.5 * np.sign(0.5 - x) * np.log(1.0 - 2.0 * np.abs(0.5 - x) + 1e-5)
+    return [float(v) for v in np.clip(np.exp(-off), low, 1.0)]
+
+
+def comfy_flow(shift: float, size: int) -> dict[str, Callable[[int], list[float]]]:
+    def beta(n: int) -> list[float]:
+        rounded = [round(quantile(1.0 - i / n, 0.6, 0.6) * (size - 1)) for i in range(n)]
+        return of_flow_table(sorted(set(rounded), reverse=True), shift, size)
+
+    return {
+        "simple": lambda n: of_flow_table([size - 1 - int(i * (size / n)) for i in range(n)], shift, size),
+        "normal": lambda n: twice_shifted(n, shift, size, n),
+        "sgm_uniform": lambda n: twice_shifted(n, shift, size, n + 1),
+        "ddim_uniform": lambda n: of_flow_table(range(1, size, size // n)[::-1], shift, size),
+        "beta": beta,
+        "laplace": lambda n: clamped_laplace(n, Flow(shift=shift).warp(1.0 / size)),
+    }
+
+
+# Published lists that no grid of ours gives, by the rule behind each, so that it is known what is not ours; why:
+#   ddim/linspace of one step: it starts at index 0, at clean data; ours starts at the top
+#   euler/*-leading: the range of indices that `leading` left, so that terminal SNR is lost; ours is the table's (sigma_max says otherwise)
+#   flow/shift*, comfy flow normal and sgm_uniform: the shift is applied again to the shifted end; ours is applied once
+#   comfy flow simple and beta: rounded to 1/1000 or 1/10000 of the clock; ours are not (and ComfyUI's beta drops steps that coincide)
+#   comfy ddim_uniform: T // n need not divide T, which gives n + 1 steps, and the top is left out; ours has n
+#   comfy laplace: repeats the levels that it clamps, has no 0, and takes the flow's t for sigma
+#   comfy/sd/linear_quadratic: a rule for flow matching, scaled by the sigma_max of Stable Diffusion; ours refuses other schedules
+#   ays timesteps: the nearest indices of ays_sd15 and ays_sdxl, whose levels are not rounded
+# Not here: gits-via-ld3/sd15 (another run of GITS than ComfyUI's list, which is ours), gits/dp (its costs were not published; `test_gits`
+# has runs of the same function on costs that are), ots (`test_ots`), rbe-released (`test_rbe`), alphas_cumprod (`test_schedules`).
+OTHERS: dict[str, Callable[[int], list[float]]] = {
+    "diffusers/ddim/linspace": lambda n: [0.0],
+    "diffusers/euler/karras-leading": lambda n: sigmas(Karras(**leading_ends(n)), SD32, n),
+    "diffusers/euler/exponential-leading": lambda n: sigmas(UniformLogSNR(**leading_ends(n)), SD32, n),
+    "diffusers/euler/beta-leading": lambda n: sigmas(Beta(domain="sigma", **leading_ends(n)), SD32, n),
+    "diffusers/flow/shift1.0": lambda n: twice_shifted(n, 1.0, 1000, n),
+    "diffusers/flow/shift3.0": lambda n: twice_shifted(n, 3.0, 1000, n),
+    "comfy/sd/ddim_uniform": lambda n: sigmas(Explicit((*range(1, 1000, 1000 // n)[::-1], -1.0)), SD32, None),
+    "comfy/sd/linear_quadratic": lambda n: [
+        SD32.node(999.0).sigma / SD32.node(999.0).alpha * t for t in clocks(LinearQuadratic(), Flow(), n)
+    ],
+    **{f"comfy/flow-shift3/{name}": rule for name, rule in comfy_flow(3.0, 1000).items()},
+    **{f"comfy/flux-mu1.15/{name}": rule for name, rule in comfy_flow(math.exp(1.15), 10000).items()},
+    "diffusers/ays/StableDiffusionTimesteps": lambda n: [float(round(t)) for t in clocks(ays("sd15"), SD, 10)[:-1]],
+    "diffusers/ays/StableDiffusionXLTimesteps": lambda n: [float(round(t)) for t in clocks(ays("sdxl"), SD, 10)[:-1]],
+}
+
+
+def sigmas(rule: Grid, law: Schedule, steps: int | None) -> list[float]:
+    count = len(rule.values) - 1 if isinstance(rule, Explicit) else steps
+    return [node.sigma / node.alpha for node in grids.nodes(rule, law, count or 1)]
+
+
+@pytest.mark.parametrize("entry", PUBLISHED["others"], ids=lambda entry: entry["id"])
+def test_the_rule_of_published_lists_that_are_not_ours(entry: dict[str, Any]) -> None:
+    n = int(entry["id"].rpartition("/N")[2]) if "/N" in entry["id"] else 10
+    got = OTHERS[family_of(entry)](n)
+    if entry["reads"] == "index":
+        assert got == pytest.approx(entry["values"], abs=1.0 if "ays" in entry["id"] else 0.0)
+    else:
+        assert got == pytest.approx(entry["values"], rel=1e-5, abs=1e-9)
+
+
+def test_every_other_rule_is_published() -> None:
+    assert {family_of(entry) for entry in PUBLISHED["others"]} | {"comfy/flux-mu1.15/simple"} == set(OTHERS)
+
+
+def test_other_conventions_of_the_same_word_are_not_ours() -> None:
+    """DDIM's and DPM-Solver's `leading` and `linspace` in diffusers are two rules each, and Euler's linspace is not rounded."""
+    for one, other, off in (
+        ("leading", "leading_dpm", 20.0),
+        ("linear", "linspace", 100.0),
+        ("sgm_uniform", "linspace", 100.0),
+    ):
+        apart = [abs(a - b) for a, b in zip(clocks(Spacing(one), SD, 6), clocks(Spacing(other), SD, 6), strict=True)]
+        assert max(apart) > off
+    ours = clocks(Uniform(), SD, 6)
+    assert ours != clocks(Spacing("linspace"), SD, 6)
+    assert ours == pytest.approx(clocks(Spacing("linspace"), SD, 6), abs=0.5)
 
 
 @pytest.mark.parametrize(("rule", "law"), PAIRS)
@@ -445,9 +543,10 @@ def test_names(name: str, rule: Grid) -> None:
         (EDM(), Karras()),
         (SD, Spacing("trailing")),
         (VPTable((0.9, 0.5)), Spacing("trailing")),
-        (VP(), Uniform()),
-        (VP(t_max=0.9), Uniform()),
-        (schedules.get("vp_cosine"), Uniform()),
+        (VP(), RBE()),
+        (VP(t_max=0.9), RBE()),
+        (schedules.get("sub_vp"), RBE()),
+        (schedules.get("vp_cosine"), RBE()),
         (Flow(), Uniform()),
         (Flow(t_max=0.98), Uniform()),
     ],
@@ -511,7 +610,7 @@ def test_zero_terminal_snr_is_exact(entry: dict[str, Any]) -> None:
     )  # float32: 1 - a near 1
 
 
-TRAPS = {entry["id"]: entry["values"] for entry in PUBLISHED["traps"]}
+TRAPS = {entry["id"]: entry["values"] for part in ("ours", "others") for entry in PUBLISHED[part]}
 
 
 def test_flow_shift_is_applied_once() -> None:

@@ -18,6 +18,7 @@ from fastsolve.grids.clock import (
     Uniform as Uniform,
 )
 from fastsolve.grids.jumps import GITSPilot as GITSPilot
+from fastsolve.grids.ots import OTS as OTS
 from fastsolve.grids.pilot import RBEPilot as RBEPilot
 from fastsolve.grids.published import Published as Published, ays as ays, gits as gits
 from fastsolve.grids.rbe import RBE as RBE, RBEAtan as RBEAtan, RBEReleasedGauss as RBEReleasedGauss
@@ -29,7 +30,7 @@ from fastsolve.grids.sigma import (
     TPoly as TPoly,
     UniformLogSNR as UniformLogSNR,
 )
-from fastsolve.schedules import VE, Node, Schedule, VPTable
+from fastsolve.schedules import VE, Flow, Node, Schedule, VPTable
 
 _NAMED: dict[str, Grid] = {
     "karras": Karras(),
@@ -39,6 +40,7 @@ _NAMED: dict[str, Grid] = {
     "exponential": UniformLogSNR(),
     "polyexponential": UniformLogSNR(),
     "linear": Spacing("linear"),
+    "linspace": Spacing("linspace"),
     "leading": Spacing("leading"),
     "trailing": Spacing("trailing"),
     "sgm_uniform": Spacing("sgm_uniform"),
@@ -54,18 +56,25 @@ _NAMED: dict[str, Grid] = {
     "rbe_atan": RBEAtan(),
     "tpoly": TPoly(),
     "iddpm": IDDPM(),
+    "ots": OTS(),
     **{f"ays_{model}": ays(model) for model in ("sd15", "sdxl", "deepfloyd", "svd")},
     **{f"gits_{model}": gits(model) for model in ("cifar10", "ffhq", "afhqv2", "sd15")},
 }
+
+_USUAL: dict[type[Schedule], str] = {VE: "karras", VPTable: "trailing", Flow: "uniform"}
+# Measured on VP, against uniform: on six mixtures that no setting was chosen on, with seven solvers and 6 to 50 calls, 0.27 of its error
+# (geometric mean; below it in 92 of 100 cases, at worst twice it); quadratic 0.38, uniform_logsnr 0.51, karras 0.66. On cosine 0.49.
+_ELSE = "rbe"
 
 
 def get(grid: str | Grid | Sequence[float] | None, schedule: Schedule) -> Grid:
     """The grid of a name, an object as it is, an explicit sequence of clock values, or for None what suits the schedule.
 
-    (VE and EDM: karras; tables: trailing; VP and flow: uniform.) Raises ValueError for an unknown name and TypeError for anything else.
+    (VE and EDM: karras; tables: trailing; flow: uniform; VP, sub-VP and cosine: rbe.) Raises ValueError for an unknown name and
+    TypeError for anything else.
     """
     if grid is None:
-        grid = "trailing" if isinstance(schedule, VPTable) else "karras" if isinstance(schedule, VE) else "uniform"
+        grid = next((name for kind, name in _USUAL.items() if isinstance(schedule, kind)), _ELSE)
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):

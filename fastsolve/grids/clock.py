@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsolve.grids.rule import Grid, check_positive, spaced
 from fastsolve.schedules import Flow, Schedule, VPTable
@@ -14,7 +17,8 @@ from fastsolve.schedules import Flow, Schedule, VPTable
 class Uniform(Grid):
     """t^(1/power) uniform in the clock: power 1 uniform, 2 quadratic (DEIS, arXiv 2204.13902). Flow schedules shift all levels.
 
-    From t_max to t_min, then to 0 with final_zero; flow schedules with final_zero step uniformly down to 0 itself.
+    From t_max to t_min, then to 0 with final_zero; flow schedules with final_zero step uniformly down to 0 itself. On a table of T
+    entries the power is of the time of DPM-Solver, (index + 1) / T, which is 0 at clean data, too.
     """
 
     power: float = 1.0
@@ -26,24 +30,22 @@ class Uniform(Grid):
 
     def positive(self, schedule: Schedule, count: int) -> list[float]:
         to_zero = isinstance(schedule, Flow) and self.final_zero
-        first, last = schedule.t_max, 0.0 if to_zero else schedule.t_min
-        roots = spaced(first ** (1 / self.power), last ** (1 / self.power), count + to_zero)
-        levels = [
-            first,
-            *(root**self.power for root in roots[1:-1]),
-            last,
-        ]  # a root and a power would miss the ends by an ulp
+        first, last, clean = schedule.t_max, 0.0 if to_zero else schedule.t_min, schedule.t_clean
+        roots = spaced((first - clean) ** (1 / self.power), (last - clean) ** (1 / self.power), count + to_zero)
+        inner = [clean + root**self.power for root in roots[1:-1]]
+        levels = [first, *inner, last]  # a root and a power would miss the ends by an ulp
         return [schedule.warp(t) for t in levels[:count]]
 
 
-_KINDS = ("linear", "leading", "trailing", "sgm_uniform", "simple", "quad")
+_KINDS = ("linear", "linspace", "leading", "leading_dpm", "trailing", "sgm_uniform", "simple", "quad")
 
 
 @dataclass(frozen=True)
 class Spacing(Grid):
-    """How diffusion pipelines space the integer indices of a table (Lin et al. 2023, arXiv 2305.08891, table 2).
+    """How diffusion pipelines space the integer indices of a table of T (Lin et al. 2023, arXiv 2305.08891, table 2), rounded as they do.
 
-    kind: "linear" round(linspace(0, T - 1, n + 1)) without index 0, "leading" i * (T // n) + offset, "trailing"
+    kind: "linear" round(linspace(0, T - 1, n + 1)) without index 0 (DPM-Solver's in diffusers), "linspace" round(linspace(0, T - 1, n))
+    (DDIM's there), "leading" i * (T // n) + offset, "leading_dpm" (i + 1) * (T // (n + 1)) + offset (DPM-Solver's there), "trailing"
     round(arange(T, 0, -T / n)) - 1, "simple" T - 1 - floor(i T / n), "sgm_uniform" linear, not rounded, and "quad"
     trunc(linspace(0, sqrt(0.8 T), n)^2), DDIM's for one table (DDPM's linear one): it drops the noisiest fifth, which loses the
     terminal SNR of others. On a continuous schedule the same fractions of its clock. Without final_zero the last step goes to
@@ -71,29 +73,40 @@ class Spacing(Grid):
         size = len(schedule.alphas_cumprod)
         if self.kind == "sgm_uniform":
             return spaced(size - 1.0, 0.0, count + 1)[:-1]
-        if count > size - (self.kind == "linear"):
+        if count > size - (self.kind in ("linear", "leading_dpm")):
             raise ValueError(f"{count} levels do not fit a table of {size}")
-        if self.kind == "linear":
-            return [float(round((size - 1) * i / count)) for i in range(count, 0, -1)]
-        if self.kind == "leading":
-            return [float(i * (size // count) + self.offset) for i in range(count - 1, -1, -1)]
-        if self.kind == "simple":
-            return [float(size - 1 - int(i * size / count)) for i in range(count)]
-        if self.kind == "quad":
-            roots = spaced(math.sqrt(0.8 * size), 0.0, count)
-            levels = [float(int(0.8 * size)), *(float(int(root**2)) for root in roots[1:])]
-            if len(set(levels)) < count:
-                raise ValueError(f"{count} levels of 'quad' repeat indices of a table of {size}")
-            return levels
-        return [float(round(size - i * size / count) - 1) for i in range(count)]
+        levels: list[float] = self._indices(size, count).astype(float).tolist()
+        if len(set(levels)) < count:
+            raise ValueError(f"{count} levels of {self.kind!r} repeat indices of a table of {size}")
+        return levels
+
+    def _indices(self, size: int, count: int) -> NDArray[Any]:
+        """By the expressions of the published codes: where one rounds 499.5, another would give another list."""
+        match self.kind:
+            case "linear":
+                return np.linspace(0, size - 1, count + 1).round()[:0:-1]
+            case "linspace":
+                return np.linspace(0, size - 1, count).round()[::-1] if count > 1 else np.array([size - 1])
+            case "leading":
+                return np.arange(count)[::-1] * (size // count) + self.offset
+            case "leading_dpm":
+                return np.arange(count, 0, -1) * (size // (count + 1)) + self.offset
+            case "simple":
+                return np.array([size - 1 - int(i * (size / count)) for i in range(count)])
+            case "quad":
+                squares = np.linspace(0, math.sqrt(0.8 * size), max(count, 2)) ** 2
+                return squares.astype(int)[: -count - 1 : -1]
+            case _:
+                return np.arange(size, 0, -size / count).round()[:count] - 1
 
     def _continuous(self, schedule: Schedule, count: int) -> list[float]:
         span = schedule.t_max - schedule.t_min
         if self.kind == "quad":
             roots = spaced(math.sqrt(0.8), 0.0, count)
             return [schedule.warp(schedule.t_min + span * root**2) for root in roots]
-        first = schedule.t_max if self.kind != "leading" else schedule.t_max - span / count
-        last = schedule.t_min if self.kind == "leading" else schedule.t_min + span / count
+        part = span / (count + 1 if self.kind == "leading_dpm" else count)
+        first = schedule.t_max - part if self.kind in ("leading", "leading_dpm") else schedule.t_max
+        last = schedule.t_min if self.kind in ("leading", "linspace") else schedule.t_min + part
         return [schedule.warp(u) for u in spaced(first, last, count)]
 
 

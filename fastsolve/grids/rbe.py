@@ -7,6 +7,7 @@ through the model, is `calibrate.rbe_released`; what stands here needs no model 
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -85,11 +86,17 @@ class Density(Range):
         return self.clocks(schedule, [-math.inf if top < high else lams[0], *lams[1:]])
 
     def _quantiles(self, high: float, low: float, count: int) -> list[float]:
-        lam = np.linspace(-math.log(high), -math.log(low), self.points)
-        rho = self.density(np.exp(-lam))
-        steps = np.concatenate([[0.0], np.cumsum(0.5 * (rho[1:] + rho[:-1]) * np.diff(lam))])
-        found: list[float] = np.interp(np.array(spaced(0.0, float(steps[-1]), count)), steps, lam).tolist()
+        lam, passed = _passed(self, high, low)
+        found: list[float] = np.interp(np.array(spaced(0.0, float(passed[-1]), count)), passed, lam).tolist()
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _passed(grid: Density, high: float, low: float) -> tuple[Array, Array]:
+    """Levels in lam, and the integral of the density up to each."""
+    lam = np.linspace(-math.log(high), -math.log(low), grid.points)
+    rho = grid.density(np.exp(-lam))
+    return lam, np.concatenate([[0.0], np.cumsum(0.5 * (rho[1:] + rho[:-1]) * np.diff(lam))])
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class EDM(VE):
 class Flow(Schedule):
     """Flow matching: alpha = 1 - t, sigma = t, t in (0, 1]. shift k moves named grids by t -> k t / (1 + (k - 1) t).
 
-    (Lipman et al. 2022, arXiv 2210.02747; shift: Esser et al. 2024, arXiv 2403.03206, equation 23.) The law itself does not shift.
+    (Lipman et al. 2022, arXiv 2210.02747; shift: Esser et al. 2024, arXiv 2403.03206, equation 23.) The law itself does not shift, nor
+    do t_min and t_max, between which such grids lie before they are moved. Any t in (0, 1] is a level.
     """
 
     shift: float = 1.0
@@ -141,6 +142,7 @@ class Flow(Schedule):
     t_max: float = 1.0
     name: ClassVar[str] = "flow"
     unit_start: ClassVar[bool] = False
+    t_limit: ClassVar[float] = 1.0  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if not 0.0 < self.shift < math.inf:
@@ -153,7 +155,7 @@ class Flow(Schedule):
         return 1.0 / (1.0 + math.exp(lam)) if lam < 0 else math.exp(-lam) / (1.0 + math.exp(-lam))
 
     def warp(self, u: float) -> float:
-        return self.shift * u / (1.0 + (self.shift - 1.0) * u)
+        return self.shift * u / (1.0 - u + self.shift * u)  # exactly 1 at 1
 
 
 def dynamic_shift(tokens: int, low: tuple[int, float] = (256, 0.5), high: tuple[int, float] = (4096, 1.15)) -> float:
