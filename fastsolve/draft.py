@@ -54,7 +54,12 @@ class Draft:
         return Form({f"z{self._draws - 1}": 1.0})
 
     def keep(self, form: Form) -> Form:
-        """The form as a tensor of its own, computed by the next update; free if it is one already."""
+        """The form as a tensor of its own, computed by the next update; free if it is one already.
+
+        A data prediction stays what it is: lowering finds the cheaper way to hold one.
+        """
+        if len(form.terms) == 1 and all(name[0] == "d" and c == 1.0 for name, c in form.terms.items()):
+            return form
         return Form({self._name(form): 1.0})
 
     def run(self, text: Callable[..., Form], form: Form, *args: object, **options: object) -> Form:
