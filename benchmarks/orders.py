@@ -54,8 +54,8 @@ included. Nothing is sampled.
   draw set to 0, against dx = (1 + eta) (D - x) dlam solved by Runge and Kutta; eta = 0 is the probability-flow ODE.
 - **weak**: declared, of the variance. **mean**, **variance**: measured on Gaussian data by propagating constants and the factors of
   every draw through the plan. The variance with eta = 1; the mean with eta = 1/2, started 1 beside its path, because with
-  eta = 1 and data prediction it is exact for every order and even for wrong weights (the forms
-  `noise` and `edm` are measured with eta = 1).
+  eta = 1 and data prediction it is exact for every order and even for wrong weights (the form `edm`, which has no other
+  eta than 0 and 1, is measured with 1).
 - **strong**: root mean square distance from the exact solution of the linear reverse SDE (eta = 1, Gaussian data) on the same Brownian
   path. A draw stands for the normalised increment of the path over its sub-interval: between two calls for solvers that draw once per call,
   between two levels for those that draw once per step; weighted by what the solver's linear part leaves of the noise. The exact

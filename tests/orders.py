@@ -115,11 +115,11 @@ def variance_order(case: Case, schedule: str = "ve") -> tuple[float, list[float]
 
 
 def mean_order(case: Case) -> tuple[float, list[float]]:
-    """Of the mean, started 1 beside its path on Gaussian data. With eta = 1/2, but the forms in which eta = 1 is not exact with 1.
+    """Of the mean, started 1 beside its path on Gaussian data. With eta = 1/2, but form "edm", which has none but 0 and 1, with 1.
 
     The distance from the path shrinks as the variance to the power (1 + eta) / 2.
     """
-    eta = 0.5 if case.options.get("form", "data") == "data" else 1.0
+    eta = 1.0 if case.options.get("form") == "edm" else 0.5
     rate = eta * eta if case.solver in DOWN_AND_UP else eta
     (mean, std), low = marginal(1.0, HIGH), marginal(1.0, LOW)
     right = low[0] + (low[1] / std) ** (1.0 + rate)

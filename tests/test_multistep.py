@@ -574,6 +574,15 @@ def test_lower_order_final_makes_the_last_step_of_first_order(solver: str, optio
     assert (read == {plan.evals[-1].x, plan.evals[-1].d}) == options["lower_order_final"]
 
 
+@pytest.mark.parametrize(("to_zero", "outputs"), [(True, 2), (False, 3)])
+def test_sa_solver_lowers_its_corrector_by_what_the_grid_ends_in(to_zero: bool, outputs: int) -> None:
+    """As ComfyUI does on its grids, which end in 0, and the authors' code and diffusers on theirs, which do not."""
+    grid = LEVELS["ve"] if to_zero else LEVELS["ve"][:-1]
+    plan = fastsolve.make_plan("sa_solver", schedule="ve", grid=grid, options={"eta": 0.0})
+    last_level = list(plan.rows())[-2 if to_zero else -1]  # by a predictor of one output, after the corrector
+    assert len(last_level.terms) == 1 + outputs  # and the state
+
+
 def test_lms_may_extrapolate_into_zero_as_published() -> None:
     plan = fastsolve.make_plan("lms", schedule="ve", grid=LEVELS["ve"], options={"compat": "official"})
     assert len(list(plan.rows())[-1].terms) > 2

@@ -311,7 +311,7 @@ REFUSED = [
         {"base": "ddim", "base_options": {"eta": "1"}},
         r"option eta of ddim must be a number, not '1'",
     ),
-    ([(3, 1, 0.06, 0.3)], {"base": "dpmpp_2s", "gamma": 0.05}, r"dpmpp_2s has no churn"),
+    ([(3, 1, 0.06, 0.3)], {"base": "dpmpp_3s", "gamma": 0.05}, r"dpmpp_3s has no churn"),
     ([(3, 1, 0.06, 0.3)], {"base": "dpm_solver_3", "base_options": {"orders": [3]}}, r"each of the 18 main steps"),
 ]
 
