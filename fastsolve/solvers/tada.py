@@ -9,8 +9,7 @@ import numpy as np
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
-from fastsolve.solvers import Grid, solver, tada_basis
-from fastsolve.solvers.deis import chosen
+from fastsolve.solvers import Grid, one_of, solver, tada_basis
 from fastsolve.solvers.tada_basis import Array
 
 
@@ -33,8 +32,8 @@ def tada(draft: Draft, grid: Grid, *, n_variables: int = 2, order: int = 2, last
     returns the data prediction.
     """
     n = n_variables
-    chosen("n_variables", n, range(1, 5))
-    chosen("order", order, range(1, 4))
+    one_of("n_variables", n, range(1, 5))
+    one_of("order", order, range(1, 4))
     if not 0.0 < last_var < math.inf:
         raise ValueError(f"last_var is a variance, positive and finite, not {last_var}")
     rhos = [node.sigma / node.alpha if node.alpha else math.inf for node in grid]
