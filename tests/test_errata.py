@@ -23,7 +23,7 @@ def test_demonstration_prints_what_stands_under_it(code: str, shown: str) -> Non
 
 
 def test_every_block_of_the_page_is_a_demonstration() -> None:
-    assert len(DEMONSTRATIONS) == PAGE.count("```python") == PAGE.count("```text") >= 17
+    assert len(DEMONSTRATIONS) == PAGE.count("```python") == PAGE.count("```text") >= 25
 
 
 def test_everything_called_wrong_is_demonstrated() -> None:
