@@ -109,7 +109,8 @@ def test_released_index_lists_are_reproduced(entry: dict[str, Any]) -> None:
     base = released_base(DDPM, 100)
     lists, ends = released_lists(field, base, entry["thres"], z)
     assert lists == entry["lists"]
-    assert ends.flatten(1)[:3, :6].numpy() == pytest.approx(np.array(entry["final"]), abs=1e-10)
+    # 1.3e-6 apart: their coefficients pass through float32.
+    assert ends.flatten(1)[:3, :6].numpy() == pytest.approx(np.array(entry["final"]), abs=3e-6)
     assert [node.alpha**2 for node in base[::9]] == pytest.approx(entry["base"], rel=1e-12)
 
 
