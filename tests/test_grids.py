@@ -35,10 +35,21 @@ from fastsolve.grids import (
 )
 from fastsolve.grids.beta import quantile
 from fastsolve.grids.rule import Range
-from fastsolve.schedules import EDM, VE, VP, Flow, Node, Schedule, VPTable, dynamic_shift, zero_terminal_snr
+from fastsolve.schedules import (
+    EDM,
+    VE,
+    VP,
+    Flow,
+    Node,
+    Schedule,
+    VPTable,
+    dynamic_shift,
+    scaled_linear,
+    zero_terminal_snr,
+)
 
 PUBLISHED = json.loads(Path(__file__).with_name("grids.json").read_text())
-SD = schedules.get("vp_scaled_linear")
+SD = scaled_linear()
 # As the libraries have it: float32 throughout, which moves the low sigmas by 1e-5.
 SD32 = VPTable(np.cumprod(1.0 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float32) ** 2, dtype=np.float32))
 SD_RANGE = {"sigma_min": 0.0291675, "sigma_max": 14.614642}  # k-diffusion's for Stable Diffusion
@@ -188,8 +199,18 @@ RULE_IDS = [
     "simple",
 ]
 RULE_IDS += ["beta", "beta-sigma", "laplace", "rbe_atan", "kl_optimal", "rbe1", "rbe2", "released-gauss", "tpoly"]
-LAWS: list[Schedule] = [VP(), SD, VE(), EDM(), Flow(), Flow(shift=3.0), schedules.get("vp_cosine")]
-LAW_IDS = ["vp", "sd", "ve", "edm", "flow", "flow3", "cosine"]
+ZERO_SNR = VPTable(zero_terminal_snr(SD.alphas_cumprod))
+LAWS: list[Schedule] = [
+    VP(),
+    SD,
+    ZERO_SNR,
+    VE(),
+    EDM(),
+    Flow(),
+    Flow(shift=3.0),
+    *map(schedules.get, ("vp_cosine", "sub_vp")),
+]
+LAW_IDS = ["vp", "sd", "zero-snr", "ve", "edm", "flow", "flow3", "cosine", "sub_vp"]
 
 
 def without_final_zero(rule: Grid) -> Grid:
@@ -581,6 +602,11 @@ def test_names(name: str, rule: Grid) -> None:
 )
 def test_the_schedule_chooses_where_none_is_given(law: Schedule, rule: Grid) -> None:
     assert grids.get(None, law) == rule
+
+
+def test_readme_names_every_grid() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert [name for name in grids._NAMED if not name.startswith(("ays_", "gits_")) and f"`{name}`" not in readme] == []
 
 
 def test_objects_pass_through() -> None:
