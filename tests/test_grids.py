@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastsolve import grids, make_plan, schedules
+from fastsolve import grids, schedules
 from fastsolve.grids import (
     IDDPM,
     RBE,
@@ -35,10 +35,21 @@ from fastsolve.grids import (
 )
 from fastsolve.grids.beta import quantile
 from fastsolve.grids.rule import Range
-from fastsolve.schedules import EDM, VE, VP, Flow, Node, Schedule, VPTable, dynamic_shift, zero_terminal_snr
+from fastsolve.schedules import (
+    EDM,
+    VE,
+    VP,
+    Flow,
+    Node,
+    Schedule,
+    VPTable,
+    dynamic_shift,
+    scaled_linear,
+    zero_terminal_snr,
+)
 
 PUBLISHED = json.loads(Path(__file__).with_name("grids.json").read_text())
-SD = schedules.get("vp_scaled_linear")
+SD = scaled_linear()
 # As the libraries have it: float32 throughout, which moves the low sigmas by 1e-5.
 SD32 = VPTable(np.cumprod(1.0 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float32) ** 2, dtype=np.float32))
 SD_RANGE = {"sigma_min": 0.0291675, "sigma_max": 14.614642}  # k-diffusion's for Stable Diffusion
@@ -157,7 +168,9 @@ RULES = [
     Uniform(),
     Uniform(power=2.0),
     Spacing("linear"),
+    Spacing("linspace"),
     Spacing("leading"),
+    Spacing("leading_dpm", offset=1),
     Spacing("trailing"),
     Spacing("sgm_uniform"),
     Spacing("simple"),
@@ -178,14 +191,26 @@ RULE_IDS = [
     "uniform",
     "quadratic",
     "linear",
+    "linspace",
     "leading",
+    "leading_dpm",
     "trailing",
     "sgm",
     "simple",
 ]
 RULE_IDS += ["beta", "beta-sigma", "laplace", "rbe_atan", "kl_optimal", "rbe1", "rbe2", "released-gauss", "tpoly"]
-LAWS: list[Schedule] = [VP(), SD, VE(), EDM(), Flow(), Flow(shift=3.0), schedules.get("vp_cosine")]
-LAW_IDS = ["vp", "sd", "ve", "edm", "flow", "flow3", "cosine"]
+ZERO_SNR = VPTable(zero_terminal_snr(SD.alphas_cumprod))
+LAWS: list[Schedule] = [
+    VP(),
+    SD,
+    ZERO_SNR,
+    VE(),
+    EDM(),
+    Flow(),
+    Flow(shift=3.0),
+    *map(schedules.get, ("vp_cosine", "sub_vp")),
+]
+LAW_IDS = ["vp", "sd", "zero-snr", "ve", "edm", "flow", "flow3", "cosine", "sub_vp"]
 
 
 def without_final_zero(rule: Grid) -> Grid:
@@ -353,17 +378,16 @@ def test_without_final_zero_the_same_count_ends_at_a_positive_level(rule: Grid, 
     assert len(levels) == steps + 1
     assert all(a > b for a, b in pairwise(levels))
     assert law.node(levels[-1]).sigma > 0.0
-    if not isinstance(rule, Spacing):
-        shifted = not isinstance(rule, Range) or rule == Beta()  # rules of the clock, not of sigma
-        assert levels[-1] == pytest.approx(law.warp(law.t_min) if shifted else law.t_min, rel=1e-14)
+    shifted = not isinstance(rule, Range) or rule == Beta()  # rules of the clock, not of sigma
+    assert levels[-1] == pytest.approx(law.warp(law.t_min) if shifted else law.t_min, rel=1e-14)
 
 
 @pytest.mark.parametrize(("rule", "law"), PAIRS)
 def test_the_first_level_is_the_top_of_the_schedule(rule: Grid, law: Schedule) -> None:
-    """Exactly, so that terminal SNR is kept; only `leading` starts below it, which is its known fault."""
+    """Exactly, so that terminal SNR is kept; only both `leading` start below it, which is their known fault."""
     first = clocks(rule, law, 7)[0]
-    if isinstance(rule, Spacing) and rule.kind == "leading":
-        assert first < 0.95 * law.t_max
+    if isinstance(rule, Spacing) and rule.kind.startswith("leading"):
+        assert first < 0.96 * law.t_max
     else:
         assert first == law.t_max
 
@@ -387,7 +411,8 @@ def test_one_step_goes_from_the_top_to_clean_data() -> None:
 @pytest.mark.parametrize(
     ("kind", "shown"),
     [("linear", [1.0, 0.75025, 0.5005, 0.25075]), ("trailing", [1.0, 0.75025, 0.5005, 0.25075])]
-    + [("leading", [0.75025, 0.5005, 0.25075, 0.001])],
+    + [("leading", [0.75025, 0.5005, 0.25075, 0.001]), ("leading_dpm", [0.8002, 0.6004, 0.4006, 0.2008])]
+    + [("linspace", [1.0, 0.667, 0.334, 0.001])],
 )
 def test_spacing_takes_the_same_fractions_of_a_continuous_clock(kind: str, shown: list[float]) -> None:
     assert clocks(Spacing(kind), VP(), 4) == pytest.approx([*shown, 0.0], rel=1e-14)
@@ -397,10 +422,34 @@ def test_spacing_may_use_every_index_of_a_table() -> None:
     everything = [float(i) for i in range(999, -1, -1)]
     assert clocks(Spacing("trailing"), SD, 1000) == [*everything, -1.0]
     assert clocks(Spacing("leading"), SD, 1000) == [*everything, -1.0]
-    assert clocks(Spacing("linear"), SD, 999) == [*everything[:-1], -1.0]  # index 0 is never called
+    assert clocks(Spacing("linspace"), SD, 1000) == [*everything, -1.0]
+    for kind in ("linear", "leading_dpm"):
+        assert clocks(Spacing(kind), SD, 999) == [*everything[:-1], -1.0]  # index 0 is never called
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("linear", 1000), ("leading", 1001), ("trailing", 1001)])
+@pytest.mark.parametrize("shift", [0.1, 0.3, 1.0, 3.0, 7.0])
+def test_a_shift_keeps_the_ends_of_flow(shift: float) -> None:
+    """Exactly: 0.1 / (1 - 0.9) is more than 1."""
+    for steps in (1, 2, 3, 10):
+        levels = clocks(Uniform(), Flow(shift=shift), steps)
+        assert (levels[0], levels[-1]) == (1.0, 0.0)
+    shorter = clocks(Uniform(), Flow(shift=shift, t_max=0.9), 4)
+    assert shorter[0] == pytest.approx(0.9 * shift / (0.1 + 0.9 * shift), rel=1e-14)
+    assert shorter[0] == grids.nodes(Uniform(), Flow(shift=shift, t_max=0.9), 4)[0].sigma
+
+
+def test_rounding_is_that_of_the_published_codes() -> None:
+    """999 / 30 * 15 is 499.49999999999994 and 1000 - 6 * 1000 / 499 ends where arange says, however it should be."""
+    assert clocks(Spacing("linear"), SD, 30)[15] == 499.0
+    trailing = np.arange(1000, 0, -1000 / 499).round() - 1
+    assert len(trailing) == 500  # theirs has a step too many, at index -1
+    assert clocks(Spacing("trailing"), SD, 499) == trailing.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("linear", 1000), ("leading_dpm", 1000), ("leading", 1001), ("linspace", 1001), ("trailing", 1001)],
+)
 def test_more_levels_than_a_table_has_are_refused(kind: str, steps: int) -> None:
     with pytest.raises(ValueError, match=f"^{steps} levels do not fit a table of 1000$"):
         grids.nodes(Spacing(kind), SD, steps)
@@ -555,6 +604,11 @@ def test_the_schedule_chooses_where_none_is_given(law: Schedule, rule: Grid) -> 
     assert grids.get(None, law) == rule
 
 
+def test_readme_names_every_grid() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert [name for name in grids._NAMED if not name.startswith(("ays_", "gits_")) and f"`{name}`" not in readme] == []
+
+
 def test_objects_pass_through() -> None:
     mine = Karras(rho=5.0)
     assert grids.get(mine, VP()) is mine
@@ -650,14 +704,6 @@ def test_beta_is_the_good_one_and_loses_no_step() -> None:
         assert levels[0] == 999.0
 
 
-def test_a_plan_goes_to_the_next_level_listed() -> None:
-    """diffusers' DDIM steps to t - T // n instead."""
-    levels = grids.nodes(Spacing("trailing"), SD, 6)
-    assert [call.t for call in make_plan("ddim", schedule=SD, grid="trailing", steps=6).evals] == [
-        n.t for n in levels[:-1]
-    ]
-
-
 @pytest.mark.parametrize("steps", [1, 2, 17, 400, 1000])
 @pytest.mark.parametrize(
     "rule", [RBEAtan(), RBE(order=1), RBE(order=2), TPoly(), RBEAtan(to_zero=False)], ids=lambda r: r.name
@@ -684,7 +730,7 @@ def test_levels_stay_within_what_the_model_knows(rule: Grid, steps: int) -> None
         (lambda: Laplace(mu=math.inf), "mu of grid 'laplace' must be finite, not inf"),
         (lambda: LinearQuadratic(1.0), "threshold of grid 'linear_quadratic' must be between 0 and 1, not 1.0"),
         (lambda: Stretched(1.5), "terminal of grid 'stretched' must be between 0 and 1, not 1.5"),
-        (lambda: Published(), "grid 'published' needs at least one list of two or more levels"),
+        (lambda: Published(()), "grid 'published' needs at least one list of two or more levels"),
         (lambda: ays("sd3"), "AYS published no list for 'sd3', only for sd15, sdxl, deepfloyd, svd"),
         (lambda: clocks(Spacing("quad"), SD, 40), "40 levels of 'quad' repeat indices of a table of 1000"),
         (lambda: clocks(LinearQuadratic(), VP(), 5), "grid 'linear_quadratic' is made for flow matching, not for 'vp'"),

@@ -16,7 +16,7 @@ import fastsolve
 from fastsolve import Denoiser, calibrate, grids, make_plan, schedules
 from fastsolve.calibrate.field import field_of
 from fastsolve.calibrate.released import released_base, released_lists
-from fastsolve.grids import RBE, Explicit, Grid, RBEAtan, RBEPilot, Uniform
+from fastsolve.grids import RBE, Explicit, Grid, RBEAtan, RBEPilot, Spacing, Uniform
 from fastsolve.schedules import VE, VP, Schedule, VPTable
 from problems import Gaussian, golden_mixture
 
@@ -48,9 +48,14 @@ def shrinkage(law: Schedule, grid: Grid, steps: int, c: float) -> tuple[float, f
 
 
 @pytest.mark.parametrize("c", [0.3, 0.5, 2.0])
-@pytest.mark.parametrize("grid", [RBEAtan(0.5), RBEAtan(), Uniform(), Uniform(final_zero=False), RBE()], ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [RBEAtan(0.5), RBEAtan(), Uniform(), Uniform(final_zero=False), RBE(), Spacing("trailing"), Spacing("linspace")],
+    ids=str,
+)
 @pytest.mark.parametrize("name", LAWS)
 def test_ddim_on_gaussian_data_is_a_product_of_cosines(name: str, grid: Grid, c: float) -> None:
+    """So each step goes to the next level listed; diffusers' DDIM goes to t - T // n, beside it on `trailing` and `linspace`."""
     got, product = shrinkage(LAWS[name], grid, 7, c)
     assert got == pytest.approx(product, rel=1e-12)
 
@@ -101,8 +106,12 @@ def mixture_denoiser(law: Schedule, prediction: str = "x0") -> Denoiser:
 def test_released_index_lists_are_reproduced(entry: dict[str, Any]) -> None:
     z = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     field = field_of(mixture_denoiser(DDPM, "eps"), None, None)
-    lists, _ = released_lists(field, released_base(DDPM, 100), entry["thres"], z)
+    base = released_base(DDPM, 100)
+    lists, ends = released_lists(field, base, entry["thres"], z)
     assert lists == entry["lists"]
+    # 1.3e-6 apart: their coefficients pass through float32.
+    assert ends.flatten(1)[:3, :6].numpy() == pytest.approx(np.array(entry["final"]), abs=3e-6)
+    assert [node.alpha**2 for node in base[::9]] == pytest.approx(entry["base"], rel=1e-12)
 
 
 def test_released_schedule_is_the_rounded_mean_of_its_lists() -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastsolve.grids.rule import Range, rho, spaced
+from fastsolve.grids.rule import Grid, rho, spaced
 from fastsolve.schedules import Schedule
 
 _CLOSE = 1e-3  # published ends are rounded: within this they mean the schedule's own
@@ -55,18 +55,18 @@ _GITS = {
 
 
 @dataclass(frozen=True)
-class Published(Range):
+class Published(Grid):
     """Levels sigma / alpha published for certain numbers of steps; the last becomes 0 with final_zero.
 
     Other numbers of steps interpolate log sigma linearly in the step, as the authors of AYS advise, from the longest list. An end within
     0.1 % of the schedule's is exactly that.
     """
 
-    lists: tuple[tuple[float, ...], ...] = ()
+    lists: tuple[tuple[float, ...], ...]
+    final_zero: bool = True
     name: ClassVar[str] = "published"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         object.__setattr__(self, "lists", tuple(tuple(float(s) for s in values) for values in self.lists))
         if not self.lists or any(len(values) < 2 for values in self.lists):
             raise ValueError("grid 'published' needs at least one list of two or more levels")
