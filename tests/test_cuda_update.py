@@ -6,6 +6,10 @@ Without a GPU the very same sources are compiled for a CPU against tests/cuda_sh
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -138,6 +142,32 @@ def test_any_rows(place: Place, number: int) -> None:
     check(
         place, Problem(Case(f"any-{number}", 37, letters, outs, tuple(rows), SEVERAL[:draws], 3), device=place.device)
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how memory is protected differs from system to system")
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 62, 512, 1023])
+@pytest.mark.parametrize(("kind", "width"), [(0, 4), (1, 2)], ids=["float32", "bfloat16"])
+def test_nothing_behind_a_tensor_is_read(shimmed: Shimmed, kind: int, width: int, size: int) -> None:
+    """The source ends where a page ends, and the next page may not be read: a child that does is killed."""
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    memory = mmap.mmap(-1, 3 * page)
+    beginning = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(beginning + 2 * page), ctypes.c_size_t(page), 0) == 0
+    out, table = np.empty((2, size), np.float32), np.ones(2, np.float32)
+    draws, seeds = np.zeros((1, 2), np.int32), np.zeros(2, np.uint64)
+    for numbers, batch in (([], 1), ([(0, 0)], 2)):
+        update = ([0], numbers, [(1, list(range(1 + len(numbers))), 0)])
+        program = shimmed.module.Program([kind, 0], table.ctypes.data, draws.ctypes.data, [update], batch, size, 0)
+        program.seeds(seeds.ctypes.data)
+        program.set(0, beginning + 2 * page - batch * size * width)
+        program.set(1, out.ctypes.data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the child has no use for other threads
+            child = os.fork()
+        if child == 0:
+            program.run(0, 0)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def drawn(place: Place, seeds: np.ndarray, size: int, stream: int, number: int) -> np.ndarray:

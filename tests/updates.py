@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bits import assert_bits_equal
 from fastsolve import philox
 
 SEEDS = np.array([2**64 - 1, 2**63 + 12345, 7], np.uint64)
 DTYPES = {"f": torch.float32, "b": torch.bfloat16, "h": torch.float16}
 STREAMED = 2**20 + 3  # outs of this size are written past the caches of a CPU, and by several threads
+MARGIN = 4096  # elements behind every tensor, more than a block of any kernel could run past its end
 AWKWARD = (torch.nan, torch.inf, -torch.inf, -0.0, 1e-40, 3e38, -3e38, 65519, 65520, 1.00390625, 1.01171875, 6e-8)
 
 
@@ -59,7 +61,7 @@ class Problem:
     """Tensors of a case with what a program needs beside them, and what its update must write.
 
     awkward: sources begin with NaN, infinities, subnormals and ties. shift: by so many elements tensors start behind an address
-    that suits vectors. Behind every tensor there is a margin.
+    that suits vectors.
     """
 
     def __init__(self, case: Case, *, device: str = "cpu", awkward: bool = False, shift: int = 0) -> None:
@@ -69,11 +71,12 @@ class Problem:
         if awkward:
             for x in drawn:
                 x.view(-1)[: len(AWKWARD)] = torch.tensor(AWKWARD)[: x.numel()]
-        self._homes: list[torch.Tensor] = []
-        self.sources = [self._placed(x.to(DTYPES[k])) for x, k in zip(drawn, case.sources, strict=True)]
+        self._homes: list[tuple[torch.Tensor, float]] = []
+        # Around sources stands no NaN: a sum of what must not be read would be NaN, and pass for what stands around outs.
+        self.sources = [self._placed(x.to(DTYPES[k]), 0.5) for x, k in zip(drawn, case.sources, strict=True)]
         empty = torch.full((case.batch, case.size), torch.nan)
         self.outs = [
-            self.sources[case.alias[i]] if case.alias else self._placed(empty.to(DTYPES[letter]))
+            self.sources[case.alias[i]] if case.alias else self._placed(empty.to(DTYPES[letter]), torch.nan)
             for i, letter in enumerate(case.outs)
         ]
         offsets = np.cumsum([2] + [len(row) for row in case.rows])
@@ -112,17 +115,18 @@ class Problem:
     def assert_margins(self) -> None:
         """Nothing was written outside the tensors."""
         size = self.case.batch * self.case.size
-        for home in self._homes:
-            assert home[: self._shift].isnan().all(), "wrote before the beginning"
-            assert home[self._shift + size :].isnan().all(), "wrote past the end"
+        for home, around in self._homes:
+            before, after = home[: self._shift], home[self._shift + size :]
+            assert_bits_equal(before, torch.full_like(before, around))
+            assert_bits_equal(after, torch.full_like(after, around))
 
     def _coefficients(self) -> Iterator[np.ndarray]:
         for row, offset in zip(self.case.rows, self._offsets, strict=True):
             yield self.table[offset : offset + len(row)]
 
-    def _placed(self, x: torch.Tensor) -> torch.Tensor:
-        home = torch.full((self._shift + x.numel() + 16,), torch.nan, dtype=x.dtype, device=self._device)
-        self._homes.append(home)
+    def _placed(self, x: torch.Tensor, around: float) -> torch.Tensor:
+        home = torch.full((self._shift + x.numel() + MARGIN,), around, dtype=x.dtype, device=self._device)
+        self._homes.append((home, around))
         placed = home[self._shift : self._shift + x.numel()].view(x.shape)
         placed.copy_(x)
         return placed
