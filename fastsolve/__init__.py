@@ -11,6 +11,7 @@ from fastsolve import (
 from fastsolve.api import cite as cite, list_solvers as list_solvers, sample as sample
 from fastsolve.denoiser import Denoiser as Denoiser
 from fastsolve.draft import Draft as Draft
+from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan

@@ -42,7 +42,7 @@ def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, targe
         block = min(max(1 << size.bit_length() >> 1, 16), 65536)
         return Tile(block, 4, block, False, 1)
     several = n_draws > 0 or itemsizes != {4}
-    if n_sources + n_draws + n_rows > 8 or (n_draws > 1 and n_rows > 1):
+    if n_sources + n_draws + n_rows > 8 or n_draws * n_rows > 3:
         several = False  # else over 64 registers
     width = 8 if several and itemsizes == {2} else 4
     block = _THREADS * (8 if several else 4)

@@ -27,8 +27,9 @@ from .philox import block_normals, element_normals
 
 Grid: TypeAlias = tuple[int, int]
 Way: TypeAlias = tuple[Grid, tuple[Any, ...]]  # with what the kernel takes after its outs and sources
-# An update on outs and sources at these addresses: of the types, sizes and device, and of the tables and seeds, of the one before.
-Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...]], None]
+# An update like the one before, of the same types, sizes and device, at other addresses: of outs, sources, the first coefficient, the
+# first draw and the seeds; of the last two None where nothing is drawn.
+Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...], int, "int | None", "int | None"], None]
 
 # The interpreter truncates what a GPU rounds. Bits are right on both, but for a GPU they would be six instructions where a cast is
 # half of one.
@@ -164,8 +165,8 @@ class Update:
         """Runs by Triton's public way, on the current stream of the tensors' device, which must be the current one.
 
         Coefficients are table[offset:], row after row. draws is int32 [n, 2], (stream, number), this update's from draw_offset
-        on; seeds is int64 or uint64 [batch]. All that is returned is a faster way to run the same on other outs and sources: None
-        where this Triton has none.
+        on; seeds is int64 or uint64 [batch]. Returned is a faster way to run the same at other addresses: None where this Triton
+        has none.
         """
         if (len(outs), len(sources)) != (len(self.rows), self.n_sources):
             raise ValueError(f"{len(outs)} outs, {len(sources)} sources: not {len(self.rows)} and {self.n_sources}")
@@ -183,17 +184,17 @@ class Update:
         even, uneven = (
             (grid, (*extent, *constants)) for grid, extent in (_split(batch, size, tile, e) for e in (True, False))
         )
-        addresses = tuple(tuple(t.data_ptr() for t in tensors) for tensors in (outs, sources))
         direct = None
         if not tiles.INTERPRETING:
             types = (tuple(_Anywhere(t.dtype) for t in tensors) for tensors in (outs, sources))
             compiled = update.warmup(*types, *bound, *even[1], grid=even[0], **options)
-            direct = _direct(compiled, table.device.index, bound, even, uneven)
+            direct = _direct(compiled, table.device.index, even, uneven)
+        ours, theirs = (tuple(t.data_ptr() for t in tensors) for tensors in (outs, sources))
         if direct is None:
-            grid, rest = uneven if _uneven(*addresses[0], *addresses[1]) else even
+            grid, rest = uneven if _uneven(*ours, *theirs) else even
             update[grid](tuple(outs), tuple(sources), *bound, *rest, **options)
         else:
-            direct(*addresses)
+            direct(ours, theirs, bound[0].data_ptr(), *(None if t is None else t.data_ptr() for t in bound[1:]))
         return direct
 
 
@@ -207,7 +208,7 @@ class _Anywhere:
         return 1
 
 
-def _direct(compiled: Any, device: int, bound: tuple[Tensor | None, ...], even: Way, uneven: Way) -> Direct | None:
+def _direct(compiled: Any, device: int, even: Way, uneven: Way) -> Direct | None:
     """The last line of Triton's own JITFunction.run, with addresses for tensors and all else bound: 2.5 us of the host, not 16.
 
     A Triton without these names, which are not public, keeps the slow way. (Triton 3.6 and 3.7.1, no driver counted.)
@@ -217,11 +218,13 @@ def _direct(compiled: Any, device: int, bound: tuple[Tensor | None, ...], even: 
         current_stream = triton.runtime.driver.active.get_current_stream
     except AttributeError:
         return None
-    given = tuple(None if t is None else t.data_ptr() for t in bound)
 
-    def launch(outs: tuple[int, ...], sources: tuple[int, ...]) -> None:
+    def launch(
+        outs: tuple[int, ...], sources: tuple[int, ...], table: int, draws: int | None, seeds: int | None
+    ) -> None:
         (x, y), rest = uneven if _uneven(*outs, *sources) else even
-        run(x, y, 1, current_stream(device), function, metadata, None, None, None, outs, sources, *given, *rest)
+        stream = current_stream(device)
+        run(x, y, 1, stream, function, metadata, None, None, None, outs, sources, table, draws, seeds, *rest)
 
     return launch
 

@@ -101,7 +101,9 @@ def test_between_calls_the_driver_sees_one_launch_and_torch_nothing(name: str, d
 
 
 @pytest.mark.parametrize("run", [run for run in RUNS if run[1] == "again"], ids=ids)
-def test_before_the_first_call_the_seeds_are_added_up_and_the_start_is_made(run: tuple[str, str], results: dict) -> None:
+def test_before_the_first_call_the_seeds_are_added_up_and_the_start_is_made(
+    run: tuple[str, str], results: dict
+) -> None:
     assert faults(results[ids(run)]["gaps"][0], 1, INTERPRETED) == ["launches add: 1"]
 
 

@@ -58,7 +58,8 @@ CASES = [
     Case("mixed-normal-and-input", (F, B), (F, B), 1, ("sm_90",), per_element=68),
     Case("float32-three-normals", (F,) * 3, (F,), 3, ("sm_90",), per_element=157),
     Case("noise", (), (F,), 1, ("sm_90",), per_element=53),
-    Case("four-sources-two-normals-two-rows", (F, F, B, B), (F, B), 2, ("sm_80", "sm_100")),
+    Case("two-normals-in-two-rows", (F, F, B, B), (F, B), 2, ("sm_100",)),
+    Case("normal-in-four-rows", (F, B), (F, B) * 2, 1, ("sm_80",)),
     Case("largest", (F, B) * 4, (F, B) * 2, 3, ("sm_80", "sm_100")),
 ]
 RUNS = [(case, target) for case in CASES for target in case.targets]

@@ -72,7 +72,7 @@ def test_a_program_launches_on_the_tensors_of_its_slots(notes: dict[str, Any]) -
 
 def test_without_those_names_of_triton_there_is_no_bound_launch() -> None:
     update = pytest.importorskip("fastsolve.kernels.update")
-    assert update._direct(object(), 0, (), ((1, 1), ()), ((1, 1), ())) is None
+    assert update._direct(object(), 0, ((1, 1), ()), ((1, 1), ())) is None
 
 
 if __name__ == "__main__":
@@ -143,7 +143,9 @@ if __name__ == "__main__":
                 if direct is None:
                     direct = update(*tensors, *place)
                 else:
-                    direct(addresses(tensors[1]), addresses(tensors[0]))
+                    numbers = draws[place[3] :].data_ptr(), seeds.data_ptr()
+                    given = (table[place[1] :].data_ptr(), *(numbers if n_draws else (None, None)))
+                    direct(addresses(tensors[1]), addresses(tensors[0]), *given)
                 assert (direct is not None) == bound
                 x, y, _, _, _, _, _, _, _, _, blocks, end, _, _, _, block, _, strip, _ = driver.launched[-1]
                 whole = (batch, size) if n_draws else (1, batch * size)

@@ -215,12 +215,12 @@ if __name__ == "__main__":
         """Compiles for a GPU that is not there and evaluates the assembly, on the tensors of the list that this gives."""
         memory: list[torch.Tensor] = []
 
-        def direct(compiled, device, bound, even, uneven):
+        def direct(compiled, device, even, uneven):
             text = ptx.Kernel(compiled.asm["ptx"])
 
-            def launch(outs, sources):
+            def launch(outs, sources, *bound):
                 grid, (*extent, _, _, _, _, _, _) = uneven if kernel._uneven(*outs, *sources) else even
-                given = [*outs, *sources, *(t.data_ptr() for t in bound if t is not None), *extent]
+                given = [*outs, *sources, *(address for address in bound if address is not None), *extent]
                 text(given, grid, ptx.Memory([t.view(torch.uint8).numpy() for t in memory]))
 
             return launch

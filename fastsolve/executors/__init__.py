@@ -18,7 +18,7 @@ from fastsolve.lower import Program
 
 _NAMES = ("eager", "native", "fused", "cuda")
 _GRAPHS = ("auto", "require", "off")
-_HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Choice(NamedTuple):
@@ -55,7 +55,7 @@ def _hindrance(name: str, setting: Setting) -> str | None:
     if setting.dtype != torch.float32:
         return f"{name} computes in float32 and the state is {setting.dtype}"
     for dtype in (setting.input_dtype, setting.raw_dtype):
-        if dtype not in _HALF_OR_SINGLE:
+        if dtype not in HALF_OR_SINGLE:
             return f"{name} reads and writes float32, bfloat16 and float16, and the model has {dtype}"
     if name == "native":
         if setting.device.type != "cpu":

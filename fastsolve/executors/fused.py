@@ -30,6 +30,7 @@ class Fused(Backend):
         self._draws = torch.tensor(numbers or [(0, 0)], dtype=torch.int32).to(device)
         self._seeds = Seeds(setting.batch, device)
         self._first = np.cumsum([0] + [len(launch.draws) for launch in program.launches]).tolist()
+        self._given = [self._place(launch, first) for launch, first in zip(program.launches, self._first, strict=False)]
         self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         self._direct: list[Direct | None] = [None for _ in program.launches]
         self._outs = [_picker([row.out for row in launch.rows]) for launch in program.launches]
@@ -50,7 +51,14 @@ class Fused(Backend):
             self._direct[index] = self._launch(self._launches[index], self._first[index])
         else:
             addresses = self._addresses
-            direct(self._outs[index](addresses), self._sources[index](addresses))
+            direct(self._outs[index](addresses), self._sources[index](addresses), *self._given[index])
+
+    def _place(self, launch: Launch, first_draw: int) -> tuple[int, int | None, int | None]:
+        """Where its coefficients, draw numbers and seeds are."""
+        table = self.table.data_ptr() + self.table.element_size() * launch.rows[0].offset
+        if not launch.draws:
+            return table, None, None
+        return table, self.draws[first_draw].data_ptr(), self.seeds.data_ptr()
 
     def _launch(self, launch: Launch, first_draw: int) -> Direct | None:
         rows, setting = launch.rows, self._setting

@@ -11,7 +11,7 @@ from fastsolve import _C
 from fastsolve.executors.run import Backend, Setting
 from fastsolve.lower import Program
 
-_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class Native(Backend):
@@ -24,7 +24,7 @@ class Native(Backend):
             (list(launch.sources), list(launch.draws), [(row.out, list(row.terms), row.offset) for row in launch.rows])
             for launch in program.launches
         ]
-        codes = [_CODES[setting.dtype_of(slot.kind)] for slot in program.slots]
+        codes = [CODES[setting.dtype_of(slot.kind)] for slot in program.slots]
         threads = torch.get_num_threads()
         self._program = _C.Program(codes, self._table.ctypes.data, updates, setting.batch, setting.size, threads)
         self._program.seeds(self._seeds.ctypes.data)
