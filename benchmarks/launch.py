@@ -151,7 +151,7 @@ def timed(report: Report, stub: Stub, ours: list[str]) -> None:
         for solver in SOLVERS:
             program = program_of(solver)
             for what, make in (("update", updates), ("run", whole)):
-                name = f"fastsolve {executor}, {solver}, {what}"
+                name = f"{executor} {solver} {what}"
                 providers.append((name, make(executor, program, where)))
                 counts[name] = len(program.steps)
     try:
