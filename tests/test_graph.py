@@ -20,6 +20,7 @@ from catalogue import SOLVERS, needs_native
 from emulated_graph import EmulatedRecorder, Recorded
 from fastsolve import Denoiser, Sampler, executors
 from fastsolve.executors.graph import Graph
+from fastsolve.executors.watch import Watch
 
 SHAPE = (2, 3, 5)
 
@@ -343,6 +344,17 @@ def test_modules_behind_other_callables_are_watched(place: Place, how: str) -> N
     assert_bits_equal(sampler(seed=1), by_launches(place, models[how])(seed=1))
     policy.net = Net(place.device)
     assert_bits_equal(sampler(seed=1), by_launches(place, models[how])(seed=1))
+
+
+def test_compiled_modules_are_watched() -> None:
+    net = Net("cpu")
+    watch = Watch(torch.compile(net, backend="eager"))
+    assert watch.holds()
+    net.inner.eval()
+    assert not watch.holds()
+    watch = Watch(torch.compile(net, backend="eager"))
+    net.scale.data = net.scale.data * 2
+    assert not watch.holds()
 
 
 def synchronises(x: Tensor, t: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ class Fused(Backend):
 
     def _place(self, launch: Launch, first_draw: int) -> tuple[int, int | None, int | None]:
         """Where its coefficients, draw numbers and seeds are."""
-        table = self.table.data_ptr() + self.table.element_size() * launch.rows[0].offset
+        table = self._table.data_ptr() + self._table.element_size() * launch.rows[0].offset
         if not launch.draws:
             return table, None, None
-        return table, self.draws[first_draw].data_ptr(), self.seeds.data_ptr()
+        return table, self._draws[first_draw].data_ptr(), self._seeds.tensor.data_ptr()
 
     def _launch(self, launch: Launch, first_draw: int) -> Direct | None:
         rows, setting = launch.rows, self._setting

@@ -98,7 +98,7 @@ torch.library.register_fake(_NAME, _outs)
 
 @functools.cache
 def _executor(device: torch.device, dtype: torch.dtype) -> str:
-    return choose("auto", Setting((1,), device, dtype, torch.float32, torch.float32, False)).name
+    return choose("auto", Setting((1,), device, dtype, torch.float32, torch.float32, torch.float32, False)).name
 
 
 @torch.library.impl(_NAME, "default")
@@ -113,7 +113,7 @@ def _combine(
     name = "eager"
     if all(tensor.dtype in HALF_OR_SINGLE for tensor in (*sources, *outs)):
         name = _executor(table.device, table.dtype)
-    {"eager": _eager, "native": _native, "fused": _fused}[name](table, sources, draws, seeds, outs, batch)
+    {"native": _native, "fused": _fused}.get(name, _eager)(table, sources, draws, seeds, outs, batch)
     return outs
 
 

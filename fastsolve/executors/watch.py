@@ -30,8 +30,9 @@ class Watch:
         roots = list(self._reached(model, set()))
         self._read = [read() for read in self._reads]
         modules = {id(m): m for root in roots if isinstance(root, Module) for m in root.modules()}.values()
-        self._states = [m.__dict__ for m in modules]
-        self._training = [m.training for m in modules]
+        # A compiled module has no mode of its own: it tells that of the module inside, which is among these.
+        self._states = [m.__dict__ for m in modules if "training" in m.__dict__]
+        self._training = [state["training"] for state in self._states]
         self._dicts: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._buffers, m._modules)]
         self._sizes = list(map(len, self._dicts))
         self._filled = [d for d in self._dicts if d]
