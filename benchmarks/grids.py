@@ -47,7 +47,7 @@ HEAD = f"""# Which grid for which solver
 
 Written by `python -m benchmarks.grids`; do not edit. Geometric mean of the root mean square error against the exact flow (`dpmpp_2m` in
 {FINE} steps), over {len(MIXTURES)} mixtures of Gaussians (3 to 200 components in 16 to 96 dimensions, whose exact denoisers are known; no
-setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, relative to the least error of the solver in its row.
+setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, relative to the least of the solver in its row.
 All end at clean data. So 1.00 would be the best grid in every case; the last column is the worst case of the grid with any solver. The
 schedule's default is in bold. These are toys with exact denoisers: they tell which grids waste calls, not which picture looks best.
 """

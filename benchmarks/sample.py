@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_clock import GpuTime, LostError, Place, call_time, host_time, in_turns, place, why
-from benchmarks.gpu_report import Report, parser
 from benchmarks.gpu_peers import Problem, Run, Task, ours, sampler
+from benchmarks.gpu_report import Report, parser
 from benchmarks.sample_cases import ALONE, GRAPH, MINE, OURS, TASKS, Case, Make, cases
 from benchmarks.subjects import Subject, gaussian
 from benchmarks.wrapped import normal

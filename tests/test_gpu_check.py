@@ -26,8 +26,8 @@ pytest.importorskip("benchmarks", reason="benchmarks/ is not shipped, and found 
 
 from benchmarks import gpu_clock, sample, sample_cases, update  # noqa: E402
 from benchmarks.gpu_clock import Place  # noqa: E402
-from benchmarks.gpu_report import Report  # noqa: E402
 from benchmarks.gpu_peers import Problem, Run  # noqa: E402
+from benchmarks.gpu_report import Report  # noqa: E402
 from benchmarks.subjects import digits  # noqa: E402
 from benchmarks.update_patterns import Tensors, one_row  # noqa: E402
 
