@@ -1,4 +1,4 @@
-"""What a device is told between two calls of a model, ours beside other libraries: `python -m benchmarks.counts`, about a minute.
+"""What a device is told between two calls of a model, ours beside other libraries: `python -m benchmarks.counts`, two minutes.
 
 Counted on an emulated device (tests/emulated.py says how, and what makes it a lower bound), per model call of the steps in the
 middle: launches, copies from host to device, waits of the host, operators on host tensors, and bytes that launches read and write, in

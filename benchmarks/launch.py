@@ -134,7 +134,7 @@ def cuda_module(stub: Stub, folder: Path) -> str | None:
     ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode != 0:
-        return f"nvcc failed: {built.stderr.strip().splitlines()[-1]}"
+        return f"nvcc failed: {built.stderr.strip()[-200:]}"
     spec = importlib.util.spec_from_file_location("fastsolve._cuda", target)
     assert spec is not None
     assert spec.loader is not None
