@@ -35,12 +35,12 @@ class Tile(NamedTuple):
     warps: int
 
 
-def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, target: Any, size: int) -> Tile:
-    """The tile for tensors of these item sizes, and `size` elements in a row."""
+def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, target: Any, batch: int, size: int) -> Tile:
+    """The tile for tensors of these item sizes. batch, size: for the interpreter alone."""
     if INTERPRETING:
         # A program costs 10 to 18 ms in the interpreter whatever its size, and one more size compiles nothing.
-        block = min(max(1 << size.bit_length() >> 1, 16), 65536)
-        return Tile(block, 4, block, False, 1)
+        block, strip = (min(max(triton.next_power_of_2(n), 16), 65536) for n in (size, batch * size))
+        return Tile(block, 4, strip, False, 1)
     several = n_draws > 0 or itemsizes != {4}
     if n_sources + n_draws + n_rows > 8 or n_draws * n_rows > 3:
         several = False  # else over 64 registers

@@ -13,8 +13,8 @@ not start on 16 bytes. One compiled variant per pattern, which is rows and types
 from device memory, and no step, batch, size or address is part of the code.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from math import gcd
 from typing import Any, TypeAlias
 
 import torch
@@ -177,7 +177,7 @@ class Update:
             batch, size = 1, batch * size  # where one sample ends matters to draws alone
         target = None if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target()
         itemsizes = {t.element_size() for t in (*sources, *outs)}
-        tile = tiles.choose(itemsizes, self.n_sources, self.n_draws, len(outs), target, size)
+        tile = tiles.choose(itemsizes, self.n_sources, self.n_draws, len(outs), target, batch, size)
         bound = (table[offset:], None if draws is None else draws[draw_offset:], seeds)
         constants = (self.rows, self.n_draws, tile.block, tile.width, tile.strip, tile.ptx)
         options = {"num_warps": tile.warps, "enable_fp_fusion": False}
@@ -222,7 +222,9 @@ def _direct(compiled: Any, device: int, even: Way, uneven: Way) -> Direct | None
     def launch(
         outs: tuple[int, ...], sources: tuple[int, ...], table: int, draws: int | None, seeds: int | None
     ) -> None:
-        (x, y), rest = uneven if _uneven(*outs, *sources) else even
+        (x, y), rest = (
+            even if gcd(16, *outs, *sources) == 16 else uneven
+        )  # in place of _uneven, whose call costs as much again
         stream = current_stream(device)
         run(x, y, 1, stream, function, metadata, None, None, None, outs, sources, table, draws, seeds, *rest)
 
@@ -231,7 +233,7 @@ def _direct(compiled: Any, device: int, even: Way, uneven: Way) -> Direct | None
 
 def _uneven(*addresses: int) -> bool:
     """Whether one of them is no multiple of 16."""
-    return math.gcd(16, *addresses) != 16
+    return gcd(16, *addresses) != 16
 
 
 def _split(batch: int, size: int, tile: tiles.Tile, even: bool) -> tuple[Grid, tuple[int, int, int]]:

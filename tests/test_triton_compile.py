@@ -173,7 +173,7 @@ if __name__ == "__main__":
     def measure(case: Case, target: str) -> dict[str, float]:
         gpu = GPUTarget(*TARGETS[target])
         itemsizes = {int(t[-2:]) // 8 for t in case.sources + case.outs}
-        tile = tiles.choose(itemsizes, len(case.sources), case.draws, len(case.outs), gpu, 2**20)
+        tile = tiles.choose(itemsizes, len(case.sources), case.draws, len(case.outs), gpu, 1, 2**20)
         constants = {"ROWS": case.rows, "DRAWS": case.draws}
         constants |= {"BLOCK": tile.block, "WIDTH": tile.width, "STRIP": tile.strip, "PTX": tile.ptx}
         types = {"outs": tuple("*" + t for t in case.outs), "sources": tuple("*" + t for t in case.sources)}

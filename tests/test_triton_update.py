@@ -179,6 +179,16 @@ def test_the_high_word_of_the_group_is_counted(results: dict[str, np.ndarray]) -
     assert_same(results["far"], z.reshape(-1))
 
 
+def test_every_radius_has_the_bits_of_the_definition(results: dict[str, np.ndarray]) -> None:
+    """All 2^23 uniforms there are, each with some angle: what the kernels compute with fewer operations is the same."""
+    if "radii" not in results:
+        pytest.skip("a kernel of this test alone, not an update")
+    first = np.arange(2**23, dtype=np.uint32) << np.uint32(9)
+    with np.errstate(over="ignore"):
+        want = np.stack(philox.box_muller(first, first * np.uint32(0x9E3779B9) + (first >> np.uint32(9))))
+    assert_same(results["radii"], want)
+
+
 def test_one_update_takes_other_coefficients_and_draws(results: dict[str, np.ndarray]) -> None:
     for step in range(3):
         seeds = philox.sample_seeds(SEEDS[:1], 1)
@@ -201,7 +211,7 @@ if __name__ == "__main__":
 
     import ptx
     from fastsolve.kernels import tiles, update as kernel
-    from fastsolve.kernels.philox import element_normals
+    from fastsolve.kernels.philox import box_muller, element_normals
     from fastsolve.kernels.update import Update
 
     @triton.jit
@@ -209,6 +219,14 @@ if __name__ == "__main__":
         lane = tl.arange(0, 16)
         number = tl.full((), 5, tl.uint32)
         tl.store(out + lane, element_normals(start - start + 7, start + lane, number, number // 5, False))
+
+    @triton.jit
+    def all_radii(out, PTX: tl.constexpr, BLOCK: tl.constexpr):
+        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        first = at.to(tl.uint32) << 9
+        x, y = box_muller(first, first * 0x9E3779B9 + (first >> 9), PTX)
+        tl.store(out + at, x)
+        tl.store(out + 8388608 + at, y)
 
     @contextmanager
     def evaluated() -> Iterator[list[torch.Tensor]]:
@@ -280,10 +298,13 @@ if __name__ == "__main__":
             saved[f"step.{step}"] = array(out.cpu()).copy()
         return saved
 
-    def far_elements(device: str) -> np.ndarray:
-        far = torch.empty(16, device=device)
+    def alone(device: str) -> dict[str, np.ndarray]:
+        """What no update shows."""
+        far, radii = torch.empty(16, device=device), torch.empty(2, 2**23, device=device)
         far_normals[(1,)](far, FAR, enable_fp_fusion=False)
-        return array(far.cpu())
+        block, on_nvidia = (2**18, False) if device == "cpu" else (256, torch.version.cuda is not None)
+        all_radii[(2**23 // block,)](radii, on_nvidia, block, enable_fp_fusion=False)
+        return {"far": array(far.cpu()), "radii": array(radii.cpu())}
 
     way, path = sys.argv[1:]
     if way == "ptx":
@@ -291,4 +312,4 @@ if __name__ == "__main__":
             np.savez(path, **run_all("cpu", memory))
     else:
         device = "cpu" if way == "interpreter" else way
-        np.savez(path, **run_all(device, []), far=far_elements(device))
+        np.savez(path, **run_all(device, []), **alone(device))
