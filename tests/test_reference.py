@@ -122,7 +122,8 @@ def test_the_reference_knows_nothing_of_the_package() -> None:
 @given(data=st.data())
 def test_seeds(data: Given, stages: int, form: str) -> None:
     schedule = data.draw(st.sampled_from(sorted(PATHS)), "schedule")
-    path, eta = PATHS[schedule], 1.0 if form == "edm" else data.draw(st.floats(0.0, 1.5), "eta")
+    path = PATHS[schedule]
+    eta = data.draw(st.sampled_from([1.0, 0.0]) if form == "edm" else st.floats(0.0, 1.5), "eta")
     s_noise = data.draw(st.sampled_from([1.0, 0.9]), "s_noise")
     # Far above sigma_data the variable of form "edm" is flat: nodes lose (sigma / sigma_data)^2 roundings, in any arithmetic.
     top = 3.0 if form == "edm" else BELOW
@@ -131,7 +132,7 @@ def test_seeds(data: Given, stages: int, form: str) -> None:
     churn = {"s_churn": data.draw(st.sampled_from([0.0, 0.5, 2.0]), "s_churn"), "s_tmin": 0.1}
     churn["s_tmax"] = data.draw(st.sampled_from([0.9, 0.3]), "s_tmax") * min(float(path.rho(grid[0])), BELOW)
     if form == "edm":
-        options["sigma_data"] = 0.5
+        options["sigma_data"] = data.draw(st.sampled_from([0.5, 0.8]), "sigma_data")
     if stages == 2:
         inner = (data.draw(st.floats(0.2, 0.95), "r"),)
         options |= {"r": inner[0], "variant": data.draw(st.sampled_from(["2a", "2b"]), "variant")}
@@ -152,6 +153,7 @@ def test_seeds(data: Given, stages: int, form: str) -> None:
         s_noise=s_noise,
         nodes=inner,
         variant=variant,
+        sigma_data=options.get("sigma_data", 0.5),
         **churn,
     )
     close(engine(f"seeds{stages}", schedule, grid, x, noise, options | churn), expected)

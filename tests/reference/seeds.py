@@ -43,25 +43,31 @@ def coefficients(form: str, a: float, b: float, path: Path, eta: float, d: float
         )
     elif form == "noise":
         P, scale, H, N = alpha_b / alpha_a, (1 + eta) * sigma_b, -h, sigma_b * np.sqrt(eta * np.expm1(2 * h))
-    else:  # F in EDM's own terms, y = x / alpha at level rho; eta = 1
+    elif eta == 1:  # F in EDM's own terms, y = x / alpha at level rho
         ra, rb = path.rho(a), path.rho(b)
         P = alpha_b / alpha_a * (rb**2 + d**2) / (ra**2 + d**2)
-        scale, H = -2 * alpha_b * rb * np.sqrt(rb**2 + d**2) / d, -(lam_F(rb, d) - lam_F(ra, d))
+        scale, H = -2 * alpha_b * rb * np.sqrt(rb**2 + d**2) / d, -(lam_F(rb, d, eta) - lam_F(ra, d, eta))
         N = alpha_b * np.sqrt((rb**2 + d**2) * (ra**2 - rb**2) / (ra**2 + d**2))
-        return Coefficients(P, (0.0, *(scale * E(k, H) for k in (1, 2, 3))), N)
+    else:  # the same without noise
+        ra, rb = path.rho(a), path.rho(b)
+        P = alpha_b / alpha_a * np.sqrt((rb**2 + d**2) / (ra**2 + d**2))
+        scale, H = -alpha_b * np.sqrt(rb**2 + d**2) * np.arctan(rb / d), -(lam_F(rb, d, eta) - lam_F(ra, d, eta))
+        N = 0.0
     return Coefficients(P, (0.0, *(scale * E(k, H) for k in (1, 2, 3))), N)
 
 
-def lam_F(rho: float, d: float) -> float:
-    return -np.log(rho / (d * np.sqrt(rho**2 + d**2)))
+def lam_F(rho: float, d: float, eta: float) -> float:
+    """The variable of form "edm", which depends on eta: 1 or 0."""
+    return -np.log(rho / (d * np.sqrt(rho**2 + d**2))) if eta else -np.log(np.arctan(rho / d))
 
 
-def inner(form: str, s: float, t: float, c: float, path: Path, d: float) -> float:
+def inner(form: str, s: float, t: float, c: float, path: Path, eta: float, d: float) -> float:
     """The clock value at relative position c in the form's own variable."""
     if form != "edm":
         return path.clock(np.exp(-(path.lam(s) + c * (path.lam(t) - path.lam(s)))))
-    q = d * np.exp(-(lam_F(path.rho(s), d) + c * (lam_F(path.rho(t), d) - lam_F(path.rho(s), d))))
-    return path.clock(d * q / np.sqrt(1 - q**2))
+    start, end = lam_F(path.rho(s), d, eta), lam_F(path.rho(t), d, eta)
+    q = np.exp(-(start + c * (end - start)))
+    return path.clock(d * d * q / np.sqrt(1 - d * d * q * q) if eta else d * np.tan(q))
 
 
 def seeds(
@@ -108,7 +114,7 @@ def seeds(
         if path.sigma(t) == 0.0:
             return model(x, s)
         count = stages if path.alpha(s) else 1
-        M1, places = output(x, s), [inner(form, s, t, c, path, d) for c in nodes[: count - 1]] + [t]
+        M1, places = output(x, s), [inner(form, s, t, c, path, eta, d) for c in nodes[: count - 1]] + [t]
         # One running noise, carried from place to place: the covariance of Brownian increments.
         n, here, stage_noise = 0.0, s, []
         for place in places:
