@@ -244,7 +244,7 @@ def around(base: str, silent: Options) -> Plan | str:
     """The plan of `ancestral` around a base, both without noise, or why there is none."""
     options = {"base": base, "base_options": silent, "eta": 0.0}
     try:
-        return fastsolve.make_plan("ancestral", schedule="vp", steps=5, options=options)
+        return fastsolve.make_plan("ancestral", schedule="vp", grid="quadratic", steps=5, options=options)
     except ValueError as error:
         return str(error)
 
@@ -257,7 +257,7 @@ def test_ancestral_without_noise_is_its_base_or_refuses_it(base: str) -> None:
         assert re.match(f"ancestral needs a (single-step|deterministic) base, but '{base}'", plan)
         assert base not in {"ddim", "deis_rho_rk", "dpm_solver_3", "dpmpp_3s", "heun", "flow_heun", "seeds3"}
     else:
-        assert plan.ops == fastsolve.make_plan(base, schedule="vp", steps=5, options=silent).ops
+        assert plan.ops == fastsolve.make_plan(base, schedule="vp", grid="quadratic", steps=5, options=silent).ops
 
 
 def test_flow_sde_has_the_noise_of_flow_grpo() -> None:
