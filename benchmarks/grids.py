@@ -22,7 +22,7 @@ from problems import Mixture  # noqa: E402
 
 SOLVERS = ("ddim", "dpmpp_2m", "dpmpp_3m", "deis", "unipc", "heun", "dpm_solver_2", "dpmpp_2s")
 CALLS = (6, 8, 12, 20)
-SCHEDULES = ("vp", "vp_cosine", "vp_scaled_linear", "edm", "flow")
+SCHEDULES = ("vp", "vp_scaled_linear", "edm", "flow")
 SAMPLES = 128
 FINE = 300  # steps of the reference
 # Components, dimensions and width of six mixtures that no setting of any grid was chosen on.
@@ -46,10 +46,10 @@ GRIDS: dict[str, Grid] = {
 HEAD = f"""# Which grid for which solver
 
 Written by `python -m benchmarks.grids`; do not edit. Geometric mean of the root mean square error against the exact flow (`dpmpp_2m` in
-{FINE} steps), over {len(MIXTURES)} mixtures of Gaussians (3 to 200 components in 16 to 96 dimensions, whose exact denoisers are known; no
-setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, relative to the least error of the solver in its row.
-All end at clean data. So 1.00 would be the best grid in every case; the last column is the worst case of the grid with any solver. The
-schedule's default is in bold. These are toys with exact denoisers: they tell which grids waste calls, not which picture looks best.
+{FINE} steps), relative to the least error of any grid here for that solver, that mixture and that budget: 1.00 would be the best grid in
+every case. Over {len(MIXTURES)} mixtures of Gaussians (3 to 200 components in 16 to 96 dimensions, whose exact denoisers are known; no
+setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, to clean data. The last column is the worst case with any
+solver. The schedule's default is in bold. These are toys: they tell which grids waste calls, not which picture looks best.
 """
 
 

@@ -138,7 +138,7 @@ def test_a_pickled_plan_carries_nothing_computed_on_the_way() -> None:
 
 def test_is_cached_by_meaning() -> None:
     plan = fastsolve.make_plan("seeds2", schedule="vp", steps=5, options={"eta": 0.5, "r": 0.4})
-    same = {"options": {"r": 0.4, "eta": 0.5}, "grid": "uniform", "prediction": predictions.X0()}
+    same = {"options": {"r": 0.4, "eta": 0.5}, "grid": "rbe", "prediction": predictions.X0()}
     assert fastsolve.make_plan("seeds2", schedule=schedules.VP(), steps=5, **same) is plan
     assert fastsolve.make_plan("seeds2", schedule=schedules.VP(), nfe=9, **same) is plan
     assert fastsolve.make_plan("seeds2", schedule=schedules.VP(beta_max=19.0), steps=5, **same) != plan
