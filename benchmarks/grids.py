@@ -48,8 +48,8 @@ HEAD = f"""# Which grid for which solver
 Written by `python -m benchmarks.grids`; do not edit. Geometric mean of the root mean square error against the exact flow (`dpmpp_2m` in
 {FINE} steps), relative to the least error of any grid here for that solver, that mixture and that budget: 1.00 would be the best grid in
 every case. Over {len(MIXTURES)} mixtures of Gaussians (3 to 200 components in 16 to 96 dimensions, whose exact denoisers are known; no
-setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, to clean data. The last column is the worst case with any
-solver. The schedule's default is in bold. These are toys: they tell which grids waste calls, not which picture looks best.
+setting of a grid was chosen on them) and budgets of {", ".join(map(str, CALLS))} calls, to clean data. The last column is the worst
+case with any solver. The schedule's default is in bold. These are toys: they tell which grids waste calls, not which picture looks best.
 """
 
 

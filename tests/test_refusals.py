@@ -361,7 +361,7 @@ def test_a_wrong_output_is_refused_at_its_call(
 ) -> None:
     model = Model(lambda x, t: 0.5 * x if model.calls < 2 else answer(x, t))
     with pytest.raises(kind, match=rf"^model call 2 of 3 \(t = 0\.5005\) {message}"):
-        run(model, {"executor": executor}, {})
+        run(model, {"executor": executor, "grid": "uniform"}, {})
     assert model.calls == 2
 
 
@@ -375,7 +375,7 @@ def test_nan_is_named_on_request_and_passes_through_otherwise(number: float, exe
 
     model = Model(spoil)
     with pytest.raises(ValueError, match=r"model call 2 of 3 \(t = 0\.5005\) returned NaN or infinite values"):
-        run(model, {"check_finite": True, "executor": executor}, {})
+        run(model, {"check_finite": True, "executor": executor, "grid": "uniform"}, {})
     model.calls = 0
     result = run(model, {"executor": executor}, {})
     assert result.isfinite().tolist() == [[True] * 3, [True, True, False]]
