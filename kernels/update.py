@@ -29,7 +29,7 @@ Grid: TypeAlias = tuple[int, int]
 Way: TypeAlias = tuple[Grid, tuple[Any, ...]]  # with what the kernel takes after its outs and sources
 # An update like the one before, of the same types, sizes and device, at other addresses: of outs, sources, the first coefficient, the
 # first draw and the seeds; of the last two None where nothing is drawn.
-Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...], int, "int | None", "int | None"], None]
+Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...], int, int | None, int | None], None]
 
 # The interpreter truncates what a GPU rounds. Bits are right on both, but for a GPU they would be six instructions where a cast is
 # half of one.
