@@ -10,7 +10,7 @@ import torch
 import fastsolve
 from fastsolve import Denoiser, make_plan, planner
 from fastsolve.grids import Uniform
-from fastsolve.schedules import VP
+from fastsolve.schedules import VE, VP, Schedule
 from problems import golden_mixture
 
 
@@ -69,11 +69,12 @@ def test_a_warning_made_an_error_does_not_keep_the_plan_away() -> None:
         ("ddim", "vp_scaled_linear", "ddim_quad", {"steps": 9}, None),
         ("dpmpp_2m", "flow", "quadratic", {"steps": 10}, None),  # its second level is not its start
         ("heun", "flow", "uniform", {"steps": 1}, None),
+        ("ddim", VE(0.01, 1.0), "karras", {"steps": 12}, None),  # starts at the schedule's own top
         ("dpmpp_2s", "vp", "quadratic", {"nfe": 6}, None),  # holds the data: 1.5 times the error of 'rbe'
     ],
 )
 def test_what_makes_a_grid_far_off(
-    solver: str, schedule: str, grid: str, budget: dict[str, int], fault: str | None
+    solver: str, schedule: str | Schedule, grid: str, budget: dict[str, int], fault: str | None
 ) -> None:
     if fault is None:
         make_plan(solver, schedule=schedule, grid=grid, **budget)

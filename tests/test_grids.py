@@ -516,6 +516,16 @@ def test_bad_spacing_is_refused() -> None:
         Spacing("middle")
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_tpoly_is_even_in_a_root_of_the_time_of_two_variables(power: float) -> None:
+    """t of sigma = (1 - t)^2 / (t sqrt(t^2 + 4)), found on a fine grid of t."""
+    times = np.linspace(1e-6, 1.0, 2_000_001)[:-1]
+    sigma = (1.0 - times) ** 2 / (times * np.sqrt(times**2 + 4.0))
+    walked = [node.sigma for node in grids.nodes(TPoly(power), EDM(0.01, 50.0), 9)[:-1]]
+    roots = np.interp(-np.log(walked), -np.log(sigma), times) ** (1.0 / power)
+    assert np.diff(roots) == pytest.approx((roots[-1] - roots[0]) / 8.0, rel=1e-4)
+
+
 def test_flow_shift_moves_every_level() -> None:
     shifted, plain = clocks(Uniform(), Flow(shift=3.0), 4), clocks(Uniform(), Flow(), 4)
     assert plain == [1.0, 0.75, 0.5, 0.25, 0.0]
