@@ -22,7 +22,7 @@ from problems import Mixture  # noqa: E402
 
 SOLVERS = ("ddim", "dpmpp_2m", "dpmpp_3m", "deis", "unipc", "heun", "dpm_solver_2", "dpmpp_2s")
 CALLS = (6, 8, 12, 20)
-SCHEDULES = ("vp", "vp_scaled_linear", "edm", "flow")
+SCHEDULES = ("vp", "vp_cosine", "vp_scaled_linear", "edm", "flow")
 SAMPLES = 128
 FINE = 300  # steps of the reference
 # Components, dimensions and width of six mixtures that no setting of any grid was chosen on.

@@ -133,6 +133,9 @@ def test_it_is_kept_as_json(tmp_path: Path) -> None:
     assert calls == 8
     assert calibrate.gits(denoiser, path=path) == pilot
     assert denoiser.model.calls == calls  # type: ignore[attr-defined]
+    assert (
+        calibrate.gits(denoiser, coeff=1.2, path=path).coeff == 1.2
+    )  # the costs are the model's, the weight the caller's
     with pytest.raises(ValueError, match="holds no pilot of 'rbe_pilot'"):
         grids.RBEPilot.load(path)
 

@@ -184,6 +184,11 @@ def test_a_pilot_is_kept_as_json(tmp_path: Path) -> None:
     assert calls == 12 + 11  # forwards, and once more with gradients except at the end
     assert calibrate.rbe_pilot(denoiser, path=path) == pilot
     assert denoiser.model.calls == calls  # type: ignore[attr-defined]
+    guided = Denoiser(denoiser.model, VP(), "x0", shape=(3, 4, 4), null={})
+    with pytest.raises(ValueError, match=r"pilot.json was measured with guidance None, not 2.0: give another path$"):
+        calibrate.rbe_pilot(guided, guidance=2.0, path=path)
+    pilot.save(path, 2.0)
+    assert calibrate.rbe_pilot(guided, guidance=2.0, path=path) == RBEPilot.load(path) == pilot
     path.write_text("{}")
     with pytest.raises(ValueError, match="holds no pilot of 'rbe_pilot'"):
         RBEPilot.load(path)

@@ -39,12 +39,13 @@ def rbe_pilot(
     shape: of one sample, [*shape]; by default the Denoiser's. trajectories x levels calls of the model for one sample each (320; 4 x 24
     come within 2 to 7 %), followed by DPM-Solver++(2M) on levels even in lam. probes: random directions carried back along them by
     vector-Jacobian products, which measure how much of an error survives; 0 needs no gradients. sigma_max: where a schedule that starts
-    at alpha = 0 is entered (sigma / alpha). dtype: of the state. path: JSON file that keeps the result, read instead if it is there.
+    at alpha = 0 is entered (sigma / alpha). dtype: of the state. path: JSON file that keeps the result, read instead if it is there
+    (ValueError if it was measured with another guidance).
 
     Use: `grid = rbe_pilot(model); fastsolve.sample(model, solver="ddim", grid=grid, steps=8)`; the grid asks the solver's order.
     """
     if path is not None and Path(path).exists():
-        return RBEPilot.load(path)
+        return RBEPilot.load(path, guidance)
     field = field_of(denoiser, model_kwargs, guidance)
     if levels < 4 or probes < 0:
         raise ValueError(f"a pilot needs at least 4 levels and 0 probes, not {levels} and {probes}")
@@ -58,7 +59,7 @@ def rbe_pilot(
     gain = _gain(field, nodes, states, probes, seed) if probes else []
     pilot = RBEPilot(tuple(lams), tuple(first), tuple(second), tuple(gain))
     if path is not None:
-        pilot.save(path)
+        pilot.save(path, guidance)
     return pilot
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,12 +46,12 @@ def gits(
     shape: of one sample, [*shape]; by default the Denoiser's. trajectories x (levels - 1) calls of the model for one sample each, `batch`
     at a time, followed by iPNDM on levels even in sigma^(1/7), as published. coeff: weight of what follows a jump; for Stable Diffusion
     1.2 was published. sigma_max: where a schedule that starts at alpha = 0 is entered (sigma / alpha). dtype: of the state. path: JSON
-    file that keeps the result, read instead if it is there.
+    file that keeps the result, read instead if it is there (ValueError if it was measured with another guidance).
 
     Use: `grid = gits(model); fastsolve.sample(model, solver="ddim", grid=grid, steps=6)`. Needs no gradients.
     """
     if path is not None and Path(path).exists():
-        return GITSPilot.load(path)
+        return replace(GITSPilot.load(path, guidance), coeff=coeff)
     field = field_of(denoiser, model_kwargs, guidance)
     if levels < 3 or batch < 1:
         raise ValueError(f"GITS needs at least 3 levels and a batch of 1, not {levels} and {batch}")
@@ -65,7 +66,7 @@ def gits(
     costs = [row[i + 1 :] for i, row in enumerate((total / trajectories).tolist()[:-1])]
     pilot = GITSPilot(tuple(lams), tuple(map(tuple, costs)), coeff)
     if path is not None:
-        pilot.save(path)
+        pilot.save(path, guidance)
     return pilot
 
 

@@ -105,8 +105,8 @@ class RBE(Density):
 
     order: of the solver, 1 or 2 (2 for all above; None: that of the solver it is used with). c: standard deviations of the data's
     principal components, by default log-uniform in [0.1, 2], for data in [-1, 1]. kappa: how much of the flow's damping of an
-    error counts, 0 none to 1 all; 0.25 was better for third-order multistep solvers. Made for DDIM; for multistep solvers it is
-    level with a quadratic or Karras grid on average, and its settings were not tested on held-out models.
+    error counts, 0 none to 1 all; 0.25 was better for third-order multistep solvers. Made for DDIM, and chosen on two models; on six
+    others it was the best all-round grid for most solvers (docs/grids.md), those of several stages too.
     """
 
     order: int | None = None
