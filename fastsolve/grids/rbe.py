@@ -106,7 +106,7 @@ class RBE(Density):
     order: of the solver, 1 or 2 (2 for all above; None: that of the solver it is used with). c: standard deviations of the data's
     principal components, by default log-uniform in [0.1, 2], for data in [-1, 1]. kappa: how much of the flow's damping of an
     error counts, 0 none to 1 all; 0.25 was better for third-order multistep solvers. Made for DDIM, and chosen on two models; on six
-    others it was the best all-round grid for most solvers (docs/grids.md), those of several stages too.
+    others it was the best all-round grid or near it on every schedule, for solvers of several stages too (docs/grids.md).
     """
 
     order: int | None = None
