@@ -13,23 +13,16 @@ not start on 16 bytes. One compiled variant per pattern, which is rows and types
 from device memory, and no step, batch, size or address is part of the code.
 """
 
-from collections.abc import Callable, Sequence
-from math import gcd
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import tiles
+from . import bound, tiles
+from .bound import Direct as Direct, Grid
 from .philox import block_normals, element_normals
-
-Grid: TypeAlias = tuple[int, int]
-Way: TypeAlias = tuple[Grid, tuple[Any, ...]]  # with what the kernel takes after its outs and sources
-# An update like the one before, of the same types, sizes and device, at other addresses: of outs, sources, the first coefficient, the
-# first draw and the seeds; of the last two None where nothing is drawn.
-Direct: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...], int, int | None, int | None], None]
 
 # The interpreter truncates what a GPU rounds. Bits are right on both, but for a GPU they would be six instructions where a cast is
 # half of one.
@@ -178,7 +171,7 @@ class Update:
         target = None if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target()
         itemsizes = {t.element_size() for t in (*sources, *outs)}
         tile = tiles.choose(itemsizes, self.n_sources, self.n_draws, len(outs), target, batch, size)
-        bound = (table[offset:], None if draws is None else draws[draw_offset:], seeds)
+        tables = (table[offset:], None if draws is None else draws[draw_offset:], seeds)
         constants = (self.rows, self.n_draws, tile.block, tile.width, tile.strip, tile.ptx)
         options = {"num_warps": tile.warps, "enable_fp_fusion": False}
         even, uneven = (
@@ -187,14 +180,14 @@ class Update:
         direct = None
         if not tiles.INTERPRETING:
             types = (tuple(_Anywhere(t.dtype) for t in tensors) for tensors in (outs, sources))
-            compiled = update.warmup(*types, *bound, *even[1], grid=even[0], **options)
-            direct = _direct(compiled, table.device.index, even, uneven)
+            compiled = update.warmup(*types, *tables, *even[1], grid=even[0], **options)
+            direct = bound.launch(compiled, table.device.index, even, uneven)
         ours, theirs = (tuple(t.data_ptr() for t in tensors) for tensors in (outs, sources))
         if direct is None:
-            grid, rest = uneven if _uneven(*ours, *theirs) else even
-            update[grid](tuple(outs), tuple(sources), *bound, *rest, **options)
+            grid, rest = uneven if bound.uneven(*ours, *theirs) else even
+            update[grid](tuple(outs), tuple(sources), *tables, *rest, **options)
         else:
-            direct(ours, theirs, bound[0].data_ptr(), *(None if t is None else t.data_ptr() for t in bound[1:]))
+            direct(ours, theirs, tables[0].data_ptr(), *(None if t is None else t.data_ptr() for t in tables[1:]))
         return direct
 
 
@@ -206,34 +199,6 @@ class _Anywhere:
 
     def data_ptr(self) -> int:
         return 1
-
-
-def _direct(compiled: Any, device: int, even: Way, uneven: Way) -> Direct | None:
-    """The last line of Triton's own JITFunction.run, with addresses for tensors and all else bound: 2.5 us of the host, not 16.
-
-    A Triton without these names, which are not public, keeps the slow way. (Triton 3.6 and 3.7.1, no driver counted.)
-    """
-    try:
-        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-        current_stream = triton.runtime.driver.active.get_current_stream
-    except AttributeError:
-        return None
-
-    def launch(
-        outs: tuple[int, ...], sources: tuple[int, ...], table: int, draws: int | None, seeds: int | None
-    ) -> None:
-        (x, y), rest = (
-            even if gcd(16, *outs, *sources) == 16 else uneven
-        )  # in place of _uneven, whose call costs as much again
-        stream = current_stream(device)
-        run(x, y, 1, stream, function, metadata, None, None, None, outs, sources, table, draws, seeds, *rest)
-
-    return launch
-
-
-def _uneven(*addresses: int) -> bool:
-    """Whether one of them is no multiple of 16."""
-    return gcd(16, *addresses) != 16
 
 
 def _split(batch: int, size: int, tile: tiles.Tile, even: bool) -> tuple[Grid, tuple[int, int, int]]:

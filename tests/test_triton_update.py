@@ -210,7 +210,7 @@ if __name__ == "__main__":
     from triton.backends.compiler import GPUTarget
 
     import ptx
-    from fastsolve.kernels import tiles, update as kernel
+    from fastsolve.kernels import bound, tiles
     from fastsolve.kernels.philox import box_muller, element_normals
     from fastsolve.kernels.update import Update
 
@@ -236,9 +236,9 @@ if __name__ == "__main__":
         def direct(compiled, device, even, uneven):
             text = ptx.Kernel(compiled.asm["ptx"])
 
-            def launch(outs, sources, *bound):
-                grid, (*extent, _, _, _, _, _, _) = uneven if kernel._uneven(*outs, *sources) else even
-                given = [*outs, *sources, *(address for address in bound if address is not None), *extent]
+            def launch(outs, sources, *tables):
+                grid, (*extent, _, _, _, _, _, _) = uneven if bound.uneven(*outs, *sources) else even
+                given = [*outs, *sources, *(address for address in tables if address is not None), *extent]
                 text(given, grid, ptx.Memory([t.view(torch.uint8).numpy() for t in memory]))
 
             return launch
@@ -248,7 +248,7 @@ if __name__ == "__main__":
             get_current_device=lambda: 0, get_current_stream=lambda device: 0, get_current_target=lambda: target
         )
         triton.runtime.driver.set_active(absent)
-        kernel._direct = direct
+        bound.launch = direct
         yield memory
 
     def run_case(case: Case, device: str, memory: list[torch.Tensor]) -> list[torch.Tensor]:
