@@ -34,7 +34,8 @@ from benchmarks import peers  # noqa: E402
 from benchmarks.measure import Provider, Report, quantiles  # noqa: E402
 from fastsolve import executors  # noqa: E402
 from fastsolve.executors.run import Run, Setting  # noqa: E402
-from fastsolve.lower import Program, lower  # noqa: E402
+from fastsolve.lower import lower  # noqa: E402
+from fastsolve.program import Program  # noqa: E402
 from stub import Stub  # noqa: E402
 
 STEPS = 20

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import fastsolve
 from benchmarks.measure import RESULTS, quantiles, save
 from fastsolve import planner
-from fastsolve.lower import Program, lower
+from fastsolve.lower import lower
+from fastsolve.program import Program
 
 STEPS = 20
 OPTIONS: Mapping[str, dict[str, object]] = {"restart": {"intervals": [(3, 2, 0.06, 0.3)]}}

@@ -14,7 +14,8 @@ import fastsolve
 from benchmarks.gpu_clock import Place
 from fastsolve import executors, philox
 from fastsolve.executors import Setting
-from fastsolve.lower import Launch, Program, Row, Slot, lower
+from fastsolve.lower import lower
+from fastsolve.program import Launch, Program, Row, Slot
 
 Node = Callable[[int], list[Tensor]]  # queues launch i, on tensors of set i, and returns what it wrote
 SEED = 2**63 + 12345
@@ -103,6 +104,7 @@ class Tensors:
             Launch(tuple(range(first)), draws, tuple(rows)),
             (),
             np.concatenate(self.coefficients),
+            np.zeros(0),
             0,
         )
         f32, model = torch.float32, pattern.model

@@ -7,89 +7,13 @@ row of the launch before it, the buffers by lifetime (a launch may write over a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from fastsolve.ops import Eval, Group, Rows, history, raw_name, spelled, start_names, substituted
 from fastsolve.plan import Plan
-
-START, STEP = 0, 1  # noise streams, as `philox` numbers them
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor of the program. kind: "state" and "input" (buffers of ours), "raw" (the model's), "start", "noise", "out" (the caller's)."""
-
-    kind: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """slot `out` = sum over terms; term p < len(sources) is source p, else draw p - len(sources); coefficients from table[offset]."""
-
-    out: int
-    terms: tuple[int, ...]
-    offset: int
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel: all rows read before any writes. sources: slots; draws: (stream, number)."""
-
-    sources: tuple[int, ...]
-    draws: tuple[tuple[int, int], ...]
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One model call, once per raw slot (two with guidance), on slot `x` at clock value t."""
-
-    x: int
-    raws: tuple[int, ...]
-    t: float
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """Launch `opening`, then for each step its calls and its launch. `table`: float64 coefficients, `table32` the same rounded once."""
-
-    slots: tuple[Slot, ...]
-    opening: Launch
-    steps: tuple[tuple[tuple[Call, ...], Launch], ...]
-    table: npt.NDArray[np.float64]
-    draws: int
-
-    @property
-    def table32(self) -> npt.NDArray[np.float32]:
-        """The coefficients in float32, a new array. Raises ValueError for one that float32 cannot hold."""
-        largest = float(np.abs(self.table).max())
-        if largest > float(np.finfo(np.float32).max):
-            raise ValueError(
-                f"a coefficient of this plan is {largest:g}, beyond float32: use dtype=torch.float64, or a shorter range of levels"
-            )
-        return self.table.astype(np.float32)
-
-    @property
-    def launches(self) -> tuple[Launch, ...]:
-        """All launches, the opening first."""
-        return (self.opening, *(launch for _, launch in self.steps))
-
-    @functools.cached_property
-    def structure(self) -> Hashable:
-        """All but the numbers: programs with the same one differ in coefficients and levels only, and share buffers, kernels and graphs."""
-        calls = tuple(tuple((call.x, call.raws) for call in made) for made, _ in self.steps)
-        return _token((self.slots, self.launches, calls))
-
-
-@functools.lru_cache(maxsize=256)
-def _token(structure: Hashable) -> object:
-    """The same object for equal structures: it hashes at once, where 50 launches take tens of microseconds."""
-    return object()
+from fastsolve.program import START, STEP, Call, Launch, Program, Row, Slot
 
 
 @functools.lru_cache(maxsize=128)
@@ -221,4 +145,5 @@ def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: boo
         numbered = tuple((START, int(name[5:])) if name[0] == "n" else (STEP, int(name[1:])) for name in draws)
         launches.append(Launch(slots, numbered, tuple(placed)))
     steps = tuple(zip(calls_made[1:], launches[1:], strict=True))
-    return Program(tuple(memory.slots), launches[0], steps, np.array(table), plan.draws)
+    levels = np.array([call.t for made in calls_made for call in made])
+    return Program(tuple(memory.slots), launches[0], steps, np.array(table), levels, plan.draws)

@@ -13,9 +13,10 @@ from fastsolve.arguments import Noise, Seed
 from fastsolve.denoiser import Denoiser
 from fastsolve.executors import Given, Setting
 from fastsolve.grids import Explicit, Grid
-from fastsolve.lower import Program, lower
+from fastsolve.lower import lower
 from fastsolve.planner import make_plan
 from fastsolve.predictions import Prediction
+from fastsolve.program import Program
 from fastsolve.schedules import Schedule
 
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastsolve.executors.run import Backend
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 _SYNCHRONISES = {"aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.is_nonzero"}
 _recording: list[Tape] = []

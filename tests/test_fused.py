@@ -14,7 +14,8 @@ from bits import assert_bits_equal
 from fastsolve import make_plan, philox
 from fastsolve.executors.eager import Eager
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.lower import Program, lower
+from fastsolve.lower import lower
+from fastsolve.program import Program
 
 pytest.importorskip("triton")
 from fastsolve.executors.fused import Fused

@@ -20,7 +20,7 @@ import fused_runs
 from bits import assert_bits_equal
 from fastsolve import Denoiser, Sampler, executors, philox
 from fastsolve.executors import Setting
-from fastsolve.lower import Launch, Program, Row, Slot
+from fastsolve.program import Launch, Program, Row, Slot
 
 pytestmark = pytest.mark.gpu
 
@@ -60,7 +60,7 @@ def updated(
     outs = [
         torch.full(where.shape, torch.nan, dtype=where.dtype_of(KINDS[k]), device=where.device) for k in kinds[first:]
     ]
-    program = Program(tuple(Slot(KINDS[k]) for k in kinds), launch, (), table, 0)
+    program = Program(tuple(Slot(KINDS[k]) for k in kinds), launch, (), table, np.zeros(0), 0)
     backend = executors.backend(executor, program, where, [*(s.to(where.device) for s in sources), *outs])
     backend.seed(SEEDS[: where.batch])
     backend.launch(0)

@@ -14,8 +14,9 @@ import pytest
 import fastsolve
 from catalogue import CASES, LEVELS, SOLVERS, Case
 from fastsolve import Plan, predictions
-from fastsolve.lower import START, STEP, Program, lower
+from fastsolve.lower import lower
 from fastsolve.ops import Eval, Row, Update
+from fastsolve.program import START, STEP, Program
 
 Array = npt.NDArray[np.float64]
 Model = Callable[[Array, float, int], Array]

@@ -19,7 +19,8 @@ from bits import assert_bits_equal
 from catalogue import EXECUTORS, SOLVERS, Case, needs_native
 from fastsolve import Denoiser, Sampler, executors, philox, predictions
 from fastsolve.executors.run import Backend
-from fastsolve.lower import START, lower
+from fastsolve.lower import lower
+from fastsolve.program import START
 from problems import Gaussian, plane_mixture
 
 SHAPE = (2, 3, 5)

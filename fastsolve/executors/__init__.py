@@ -14,7 +14,7 @@ import torch
 from fastsolve.executors.graph import CudaRecorder, Recorder
 from fastsolve.executors.pool import Given as Given, Pool as Pool
 from fastsolve.executors.run import Backend, Setting as Setting
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 _NAMES = ("eager", "native", "fused", "cuda")
 _GRAPHS = ("auto", "require", "off")

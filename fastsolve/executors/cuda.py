@@ -13,7 +13,7 @@ from torch import Tensor
 from fastsolve import _cuda
 from fastsolve.executors.run import Backend, Setting
 from fastsolve.executors.upload import Seeds, upload
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastsolve import philox
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 
 class Eager(Backend):

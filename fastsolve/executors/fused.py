@@ -13,7 +13,7 @@ from torch import Tensor
 from fastsolve.executors.run import Backend, Setting
 from fastsolve.executors.upload import Seeds, upload
 from fastsolve.kernels.update import Direct, Update
-from fastsolve.lower import Launch, Program
+from fastsolve.program import Launch, Program
 
 
 class Fused(Backend):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastsolve import _C
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 

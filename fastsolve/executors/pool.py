@@ -16,7 +16,7 @@ from torch import Tensor
 from fastsolve.executors.conditioning import UnfollowedError, signature
 from fastsolve.executors.graph import Captured, Recorder, UncapturableError
 from fastsolve.executors.run import Backend, Run, Setting
-from fastsolve.lower import Program
+from fastsolve.program import Program
 
 _KINDS_KEPT = 16  # each another structure, stream, or signature of the model's arguments
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsolve.executors.upload import upload
-from fastsolve.lower import Call, Program
+from fastsolve.program import Call, Program
 
 Model = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,7 +40,7 @@ class Setting:
         return int(np.prod(self.shape[1:], dtype=np.int64))
 
     def dtype_of(self, kind: str) -> torch.dtype:
-        """The dtype of a slot of a kind (see `lower.Slot`)."""
+        """The dtype of a slot of a kind (see `program.Slot`)."""
         return {"input": self.input_dtype, "raw": self.raw_dtype}.get(kind, self.dtype)
 
 
@@ -111,8 +111,8 @@ class Run:
         return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
 
     def _tell(self, program: Program) -> None:
-        levels = np.array([call.t for calls, _ in program.steps for call in calls])
-        upload(self._levels, np.repeat(levels[:, None], self._setting.batch, 1))
+        levels = program.levels if program.levels.ndim == 2 else program.levels[:, None]
+        upload(self._levels, np.repeat(levels, self._setting.batch // levels.shape[1], 1))
         left = iter(self._clocks)
         self._steps = [
             (index, [(call, next(left)) for call in calls], dead)

@@ -1,0 +1,117 @@
+"""Programs: a plan with numbered slots for its tensors and one table for its coefficients. What every executor runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+START, STEP = 0, 1  # noise streams, as `philox` numbers them
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the program. kind: "state" and "input" (buffers of ours), "raw" (the model's), "start", "noise", "out" (the caller's)."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Mid:
+    """A value that later mids and rows read, computed before any row and not stored. It begins as a sum, as that of a row, with n terms.
+
+    op "clip": below lo it is lo and above hi it is hi, (lo, hi) = table[offset + n :]; NaN stays.
+    op "blend": (1 - m) * sum + m * (c * k), each operation rounded; m and k are the sources at positions mask and known,
+    c = table[offset + n].
+    """
+
+    op: str
+    terms: tuple[int, ...]
+    offset: int
+    mask: int = -1
+    known: int = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """slot `out` = sum over terms; terms are positions among sources, then draws, then mids; coefficients from table[offset]."""
+
+    out: int
+    terms: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel: all rows read before any writes. sources: slots; draws: (stream, number); mids: in the order they are computed."""
+
+    sources: tuple[int, ...]
+    draws: tuple[tuple[int, int], ...]
+    rows: tuple[Row, ...]
+    mids: tuple[Mid, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One model call, once per raw slot (two with guidance), on slot `x` at clock value t."""
+
+    x: int
+    raws: tuple[int, ...]
+    t: float
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Launch `opening`, then for each step its calls and its launch. `table`: float64 coefficients, `table32` the same rounded once.
+
+    levels: the clock of each call. table is [n] and levels [calls], or [B, n] and [calls, B] where every sample has numbers of its own.
+    """
+
+    slots: tuple[Slot, ...]
+    opening: Launch
+    steps: tuple[tuple[tuple[Call, ...], Launch], ...]
+    table: npt.NDArray[np.float64]
+    levels: npt.NDArray[np.float64]
+    draws: int
+
+    @property
+    def table32(self) -> npt.NDArray[np.float32]:
+        """The coefficients in float32, a new array. Raises ValueError for one that float32 cannot hold."""
+        largest = float(np.abs(self.table).max())
+        if largest > float(np.finfo(np.float32).max):
+            raise ValueError(
+                f"a coefficient of this plan is {largest:g}, beyond float32: use dtype=torch.float64, or a shorter range of levels"
+            )
+        return self.table.astype(np.float32)
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """All launches, the opening first."""
+        return (self.opening, *(launch for _, launch in self.steps))
+
+    @functools.cached_property
+    def structure(self) -> Hashable:
+        """All but the numbers: programs with the same one differ in coefficients and levels only, and share buffers, kernels and graphs."""
+        calls = tuple(tuple((call.x, call.raws) for call in made) for made, _ in self.steps)
+        return _token((self.slots, self.launches, calls, self.table.shape[:-1]))
+
+
+def stacked(programs: Sequence[Program]) -> Program:
+    """The program of a batch whose sample i goes by the numbers of programs[i]. Raises ValueError where their structures differ."""
+    first = programs[0]
+    if any(program.structure is not first.structure for program in programs):
+        raise ValueError("samples of one batch must have plans that differ in numbers only")
+    if all(program is first for program in programs):
+        return first
+    return replace(
+        first, table=np.stack([program.table for program in programs]), levels=np.stack([p.levels for p in programs], 1)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _token(structure: Hashable) -> object:
+    """The same object for equal structures: it hashes at once, where 50 launches take tens of microseconds."""
+    return object()
