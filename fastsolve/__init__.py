@@ -9,14 +9,17 @@ from fastsolve import (
     schedules as schedules,
 )
 from fastsolve.api import cite as cite, list_solvers as list_solvers, sample as sample
+from fastsolve.controls import APG as APG, Guidance as Guidance
 from fastsolve.denoiser import Denoiser as Denoiser
 from fastsolve.draft import Draft as Draft
 from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
+from fastsolve.functions import dynamic_threshold as dynamic_threshold
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets
 from fastsolve.sampler import Sampler as Sampler
 from fastsolve.solvers import Solver as Solver, solver as solver
+from fastsolve.watching import Step as Step
 
 __version__ = "0.1.0"

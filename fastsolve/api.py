@@ -10,11 +10,14 @@ from torch import Tensor
 
 from fastsolve import memo, planner, solvers
 from fastsolve.arguments import Noise, Seed
+from fastsolve.controls import Guidance
 from fastsolve.denoiser import Denoiser, device_of
+from fastsolve.functions import Hook
 from fastsolve.grids import Grid
 from fastsolve.predictions import Prediction
 from fastsolve.sampler import Sampler
 from fastsolve.schedules import Schedule
+from fastsolve.watching import At, Callback
 
 
 def sample(
@@ -24,31 +27,41 @@ def sample(
     solver: str = "seeds3",
     steps: int | None = None,
     nfe: int | None = None,
-    grid: str | Grid | Sequence[float] | None = None,
+    grid: str | Grid | Sequence[float] | Sequence[Grid | Sequence[float]] | None = None,
     schedule: str | Schedule | None = None,
     prediction: str | Prediction | None = None,
     seed: Seed = 0,
     x_init: Tensor | None = None,
+    x0_init: Tensor | None = None,
     noise: Noise | None = None,
-    guidance: float | None = None,
+    guidance: float | Guidance | Sequence[float | Guidance] | None = None,
+    clip: float | tuple[float, float] | None = None,
+    x0_hook: Hook | None = None,
     model_kwargs: Mapping[str, object] | None = None,
+    negative_kwargs: Mapping[str, object] | None = None,
+    inpaint: tuple[Tensor, Tensor] | None = None,
+    overwrite: tuple[Tensor, Tensor] | None = None,
     options: Mapping[str, object] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     executor: str = "auto",
     graph: str = "auto",
+    callback: Callback | None = None,
+    at: At = "step",
     progress: bool = False,
     check_finite: bool = False,
 ) -> Tensor:
     """Samples of a model, [B, *shape] in `dtype`: one call of a `Sampler`, whose arguments these are.
 
-    seed, x_init, noise, model_kwargs and progress are those of `Sampler.__call__`. x_init gives shape (for solvers of one variable)
-    and device where they are left out. Samplers are kept for later calls as long as their model lives, the last eight of each: what
-    was asked before is not compiled again, and on a GPU it becomes one CUDA graph.
+    seed, x_init, x0_init, noise, model_kwargs, negative_kwargs, inpaint, overwrite, callback, at and progress are those of
+    `Sampler.__call__`. x_init or x0_init gives shape (for solvers of one variable) and device where they are left out. Samplers are kept
+    for later calls as long as their model lives, the last eight of each: what was asked before is not compiled again, and on a GPU it
+    becomes one CUDA graph.
     """
-    if isinstance(x_init, Tensor):
-        shape = tuple(x_init.shape) if shape is None else shape
-        device = x_init.device if device is None else device
+    first = x0_init if x_init is None else x_init
+    if isinstance(first, Tensor):
+        shape = tuple(first.shape) if shape is None else shape
+        device = first.device if device is None else device
     make = functools.partial(
         Sampler,
         model,
@@ -59,6 +72,8 @@ def sample(
         schedule=schedule,
         prediction=prediction,
         guidance=guidance,
+        clip=clip,
+        x0_hook=x0_hook,
         options=options,
         device=device,
         dtype=dtype,
@@ -67,9 +82,21 @@ def sample(
         check_finite=check_finite,
     )
     sampler = _kept(model, make, shape)
-    if isinstance(x_init, Tensor) and not sampler.plan.variables and x_init.shape[1:] == sampler.setting.shape:
-        sampler = _kept(model, make, x_init.shape)  # beside a batch of them, the shape of a sample will do
-    return sampler(seed=seed, x_init=x_init, noise=noise, model_kwargs=model_kwargs, progress=progress)
+    if isinstance(first, Tensor) and not sampler.plan.variables and first.shape[1:] == sampler.setting.shape:
+        sampler = _kept(model, make, first.shape)  # beside a batch of them, the shape of a sample will do
+    return sampler(
+        callback=callback,
+        at=at,
+        progress=progress,
+        seed=seed,
+        x_init=x_init,
+        x0_init=x0_init,
+        noise=noise,
+        model_kwargs=model_kwargs,
+        negative_kwargs=negative_kwargs,
+        inpaint=inpaint,
+        overwrite=overwrite,
+    )
 
 
 _memo: memo.Memo[Sampler] = memo.Memo()
@@ -83,7 +110,7 @@ def _kept(
     if not isinstance(asked["solver"], str):
         return make(shape=shape)  # which says what is wrong with it
     asked["solver"] = solvers.get(asked["solver"])  # a name may be given to another text
-    for name in ("shape", "grid", "options"):
+    for name in ("shape", "grid", "options", "guidance", "clip"):
         if asked[name] is not None:
             asked[name] = planner.frozen(asked[name])
     key = (device_of(model), *asked.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,37 @@ from torch import Tensor
 from fastsolve import philox, predictions, schedules
 from fastsolve.denoiser import Denoiser
 from fastsolve.executors.run import Setting
+from fastsolve.grids import Grid
+from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule
 
 Seed = int | Sequence[int] | Tensor | torch.Generator
 Noise = Sequence[Tensor] | Callable[[int], Tensor]
+
+
+class Asked(TypedDict, total=False):
+    """What each call of a `Sampler` can be given; see there."""
+
+    seed: Seed
+    x_init: Tensor | None
+    x0_init: Tensor | None
+    noise: Noise | None
+    model_kwargs: Mapping[str, object] | None
+    negative_kwargs: Mapping[str, object] | None
+    inpaint: tuple[Tensor, Tensor] | None
+    overwrite: tuple[Tensor, Tensor] | None
+
+
+def known(given: Asked) -> None:
+    """Raises TypeError for an argument that a call does not have, naming the nearest."""
+    names = Asked.__annotations__
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.0)[0]
+            raise TypeError(
+                f"a sampler's call has no argument {name!r}; nearest is {near!r}; it has {', '.join(names)}"
+            )
 
 
 def as_denoiser(
@@ -90,6 +118,17 @@ def keys(seed: Seed, batch: int) -> npt.NDArray[np.uint64]:
     return philox.sample_seeds(seed, batch)
 
 
+def beginning(x_init: Tensor | None, x0_init: Tensor | None, count: int, setting: Setting) -> tuple[list[Tensor], str]:
+    """The caller's start, and what it is: a "state", "data", or nothing."""
+    if x0_init is not None:
+        if x_init is not None:
+            raise ValueError("x_init is a state and x0_init data to which noise is added: give one of them")
+        if count > 1:
+            raise ValueError(f"this solver's state has {count} variables: give x_init, its state, instead of x0_init")
+        return [fitting("x0_init", x0_init, setting)], "data"
+    return ([], "") if x_init is None else (given_start(x_init, count, setting), "state")
+
+
 def given_start(x_init: Tensor, count: int, setting: Setting) -> list[Tensor]:
     """The caller's start, one tensor per variable of the solver's state."""
     if count == 1 and not (isinstance(x_init, Tensor) and x_init.dim() == len(setting.shape) + 1):
@@ -114,23 +153,56 @@ def fitting(name: str, tensor: Tensor, setting: Setting) -> Tensor:
     return tensor.contiguous()
 
 
-def given_draws(noise: Noise | None, draws: int, setting: Setting) -> list[Tensor]:
+def given_draws(noise: Noise | None, plan: Plan, setting: Setting) -> list[Tensor]:
     """The caller's draws, checked; none where the seeds make them."""
     if noise is None:
         return []
     if not callable(noise) and not isinstance(noise, Sequence | Tensor):
         raise TypeError(f"noise must be a sequence of tensors or a callable (draw index) -> tensor, not {noise!r}")
-    given = [noise(i) for i in range(draws)] if callable(noise) else list(noise)
+    first, draws = plan.first_draw, plan.draws
+    given = [noise(first + i) for i in range(draws)] if callable(noise) else list(noise)
     if len(given) != draws:
         raise ValueError(f"noise has {len(given)} tensors, and the plan draws {draws}")
     return [fitting(f"noise {i}", z, setting) for i, z in enumerate(given)]
 
 
-def branches(denoiser: Denoiser, kwargs: Mapping[str, object], count: int) -> list[dict[str, object]]:
-    """The model's keyword arguments, and with guidance those of the unconditional call after them."""
-    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
-        raise TypeError(f"model_kwargs must be a dict of keyword arguments, not {kwargs!r}")
-    return [dict(kwargs), {**kwargs, **(denoiser.null or {})}][:count]
+def blending(inpaint: object, overwrite: object, setting: Setting) -> tuple[list[Tensor], str]:
+    """(mask, tensor) of the caller, 1 where the tensor is, each of the run's shape and dtype; and which of the two ways it is."""
+    if inpaint is not None and overwrite is not None:
+        raise ValueError("inpaint mixes data predictions and overwrite what the model sees: give one of them")
+    kind = "inpaint" if inpaint is not None else "overwrite" if overwrite is not None else ""
+    given = overwrite if inpaint is None else inpaint
+    if given is None:
+        return [], ""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(f"{kind} must be a pair of tensors, a mask and what goes with it, not {type(given).__name__}")
+    mask, tensor = (_wide(f"{kind}[{i}]", part, setting) for i, part in enumerate(given))
+    return [(1.0 - mask if inpaint is not None else mask), tensor], kind
+
+
+def _wide(name: str, tensor: object, setting: Setting) -> Tensor:
+    """A tensor broadcast to the run's shape."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    if tensor.device != setting.device:
+        raise ValueError(f"{name} lies on {tensor.device}, and the run is on {setting.device}")
+    try:
+        return tensor.to(setting.dtype).expand(setting.shape).contiguous()
+    except RuntimeError:
+        raise ValueError(
+            f"{name} is {list(tensor.shape)}, which cannot be broadcast to {list(setting.shape)}"
+        ) from None
+
+
+def one_per_sample(name: str, given: object, batch: int) -> list[object] | None:
+    """A list with an entry for each sample, or None for something that all of them share."""
+    if not isinstance(given, list | tuple) or (
+        name == "grid" and not all(isinstance(v, list | tuple | Grid) for v in given)
+    ):
+        return None
+    if len(given) != batch:
+        raise ValueError(f"{name} has {len(given)} entries, one per sample, and the batch is {batch}")
+    return list(given)
 
 
 def progress_bar(total: int, name: str):  # type: ignore[no-untyped-def]  # tqdm states no types

@@ -23,7 +23,9 @@ class Denoiser:
     device: where the model lives; None finds it from a module's parameters, else the CPU.
     dtype: of the x the model is called with; None is the state's. output_dtype: of raw; None is dtype.
     nfe: the budget of model calls where the caller states none.
-    null: keyword arguments of the unconditional call, for guidance.
+    null: keyword arguments of the unconditional call, for guidance. guide: another network for that call, of the same prediction and
+    dtypes (autoguidance, Karras et al. 2024, arXiv 2406.02507). doubles: a guided call is one call on a doubled batch, the conditional
+    half first, and not two.
     reuses_output: the model returns the same storage every time (a `reduce-overhead` model): it is copied, never captured.
     """
 
@@ -36,6 +38,8 @@ class Denoiser:
     output_dtype: torch.dtype | None = None
     nfe: int | None = None
     null: Mapping[str, object] | None = field(default=None)
+    guide: Callable[..., torch.Tensor] | None = None
+    doubles: bool = False
     reuses_output: bool = False
 
     def __post_init__(self) -> None:
@@ -56,6 +60,10 @@ class Denoiser:
             object.__setattr__(self, "shape", tuple(shape))
         if self.nfe is not None and (not isinstance(self.nfe, int) or self.nfe < 1):
             raise ValueError(f"nfe must be a positive int, not {self.nfe!r}")
+        if self.guide is not None and not callable(self.guide):
+            raise TypeError(f"guide is a network, called as the model is; {type(self.guide).__name__} is not callable")
+        if self.guide is not None and self.doubles:
+            raise ValueError("doubles=True is one call of one network, and guide is another one: give one of them")
         if self.null is not None and not isinstance(self.null, Mapping):
             raise TypeError(f"null must be a dict of keyword arguments, not {self.null!r}")
 

@@ -88,7 +88,7 @@ def merge(terms: Mapping[str, float], more: Iterable[tuple[str, float]]) -> dict
             total[name] = c
             continue
         new = old + c
-        if abs(new) <= CANCELLATION * abs(old):
+        if abs(new) < CANCELLATION * abs(old):  # not 0 and 0: a term that is asked for stays
             del total[name]
         else:
             total[name] = new

@@ -1,4 +1,4 @@
-"""Lowering: a plan to a program of model calls and kernel launches on numbered slots, with one table of coefficients.
+"""Lowering: a plan to a program of calls and kernel launches on numbered slots, with one table of coefficients.
 
 What is decided here: which data predictions are stored (`ops.history`), the scaled and cast input of each model call as one more
 row of the launch before it, the buffers by lifetime (a launch may write over a tensor it reads), and the order of all terms.
@@ -11,9 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastsolve.ops import Eval, Group, Rows, history, raw_name, spelled, start_names, substituted
+from fastsolve import ops
+from fastsolve.ops import Apply, Eval, Group, Middle, Rows, history, raw_names, spelled, start_names, substituted
 from fastsolve.plan import Plan
-from fastsolve.program import START, STEP, Call, Launch, Program, Row, Slot
+from fastsolve.program import START, STEP, Call, Launch, Mid, Program, Row, Seen, Slot
 
 
 @functools.lru_cache(maxsize=128)
@@ -24,63 +25,113 @@ def lower(
     raw_bytes: int = 4,
     cast: bool = False,
     reused: bool = False,
-    given: bool = False,
+    given: str = "",
     noise: bool = False,
+    blend: str = "",
+    paired: bool = False,
+    seen: tuple[int, ...] = (),
 ) -> Program:
     """The program of a plan.
 
     state_bytes, raw_bytes: element sizes of the state and of raw outputs. cast: the model's input has another dtype than the state.
-    reused: the model writes into its own output buffer, so no raw output outlives the launch after its call. given: the state at the
-    start comes from the caller, not from noise. noise: the draws come from the caller.
+    reused: the model writes into its own output buffer, so no raw output outlives the launch after its call. given: what comes from the
+    caller and not from noise, the "state" at the first level, or the "data" to which noise is added. noise: the draws come from the
+    caller. blend: "inpaint" blends data predictions with what is known, "overwrite" the model's input and the result. paired: a guided
+    call is one, on a doubled batch. seen: calls of the model, by number, whose state and data prediction are held until the launch after.
     """
     starts: Rows = {}
     for i, (name, row) in enumerate(zip(start_names(len(plan.start)), plan.start, strict=True)):
-        starts[name] = {f"start{i}": 1.0} if given else {f"noise{j}": c for j, c in enumerate(row) if c}
-    groups = _opened(spelled(plan.ops, history(plan.ops, state_bytes, raw_bytes, reused)), starts)
-    groups = _pruned(_with_inputs(groups, cast), plan.out, cast)
-    return _placed(groups, plan, cast, given, noise)
+        starts[name] = {f"start{i}": 1.0} if given == "state" else {f"noise{j}": c for j, c in enumerate(row) if c}
+    if given == "data":
+        _, alpha, sigma = plan.levels[0]
+        starts["x0"] = {name: c for name, c in (("start0", alpha), ("noise0", sigma)) if c}
+    inpaint = blend == "inpaint"
+    groups = _opened(spelled(plan.ops, history(plan.ops, state_bytes, raw_bytes, reused, inpaint), inpaint), starts)
+    shape = _Shape(cast, paired, blend == "overwrite")
+    groups, looks = _looked_at(groups, plan, seen)
+    groups = _pruned(_with_inputs(groups, plan.out, shape), plan.out, shape, looks)
+    return _Placing(plan, shape, given, noise, bool(blend), looks).program(groups)
 
 
 def _opened(groups: list[Group], starts: Rows) -> list[Group]:
     """Group 0 with the start tensors as rows, from noise or the caller's, and what the plan computes from them before its first call."""
-    first = groups[0][1]
+    first = groups[0].rows
     for name, meaning in starts.items():
         first = {out: substituted(terms, name, meaning) if name in terms else terms for out, terms in first.items()}
-    return [((), {**starts, **first}), *groups[1:]]
+    return [Group((), {}, {**starts, **first}), *groups[1:]]
 
 
-def _input(call: Eval, cast: bool) -> str:
-    """The tensor a model is called on: the state itself, or the scaled and cast copy made for it by the launch before."""
-    return "i" + call.d[1:] if cast or call.scale != 1.0 else call.x
+class _Shape:
+    """What the model is called on: a tensor of its own where it is scaled, cast, doubled or overwritten, else the state."""
+
+    def __init__(self, cast: bool, paired: bool, overwrite: bool) -> None:
+        self.cast, self.paired, self.overwrite = cast, paired, overwrite
+
+    def doubled(self, call: ops.Call) -> bool:
+        """One call on a doubled batch."""
+        return self.paired and isinstance(call, Eval) and len(call.b) == 2
+
+    def inputs(self, call: ops.Call) -> tuple[str, ...]:
+        """The tensors a call is made on; of a doubled one both halves."""
+        if isinstance(call, Apply):
+            return call.inputs
+        own = self.cast or call.scale != 1.0 or self.overwrite
+        name = "i" + call.d[1:]
+        return (name, name + "'") if self.doubled(call) else (name if own else call.x,)
 
 
-def _with_inputs(groups: list[Group], cast: bool) -> list[Group]:
-    for (_, rows), (calls, _) in pairwise(groups):
+def _with_inputs(groups: list[Group], result: str, shape: _Shape) -> list[Group]:
+    for (_, middles, rows), (calls, *_) in pairwise(groups):
         for call in calls:
-            if _input(call, cast) != call.x:
+            if isinstance(call, Eval) and call.x not in (names := shape.inputs(call)):
                 state = rows.get(call.x, {call.x: 1.0})  # rows read the state before their launch
-                rows[_input(call, cast)] = {name: call.scale * c for name, c in state.items()}
+                terms = {name: call.scale * c for name, c in state.items()}
+                if shape.overwrite:
+                    middles["o" + call.d[1:]] = Middle(terms, "blend", (call.scale,))
+                    terms = {"o" + call.d[1:]: 1.0}
+                rows.update(dict.fromkeys(names, terms))
+    if shape.overwrite:
+        _, middles, rows = groups[-1]
+        middles["o"] = Middle(rows[result], "blend", (1.0,))
+        rows[result] = {"o": 1.0}
     return groups
 
 
-def _pruned(groups: list[Group], out: str, cast: bool) -> list[Group]:
-    """Groups without the rows that nobody reads."""
-    live, kept = {out}, []
-    for calls, rows in reversed(groups):
-        rows = {name: terms for name, terms in rows.items() if name in live}
-        live.update(name for terms in rows.values() for name in terms)
-        live.update(_input(call, cast) for call in calls)
-        kept.append((calls, rows))
-    return kept[::-1]
+Looks = dict[int, tuple[int, str, str]]  # launch -> the model call before it, its state and its data prediction
 
 
-def _last_uses(groups: list[Group], cast: bool) -> dict[str, int]:
-    last: dict[str, int] = {}
-    for index, (calls, rows) in enumerate(groups):
+def _looked_at(groups: list[Group], plan: Plan, seen: tuple[int, ...]) -> tuple[list[Group], Looks]:
+    """The launches after which calls are seen, with their data predictions as rows."""
+    looks: Looks = {}
+    number, state = -1, ""
+    for index, (calls, *_) in enumerate(groups):
         for call in calls:
-            last[_input(call, cast)] = index
-        last.update(dict.fromkeys((name for terms in rows.values() for name in terms), index))
-    return last
+            if isinstance(call, Eval):
+                number, state = number + 1, call.x
+            if number in seen:  # what functions make of the prediction comes later, and is what is seen
+                looks = {launch: look for launch, look in looks.items() if look[0] != number}
+                looks[index] = (number, state, call.d)
+    for index, (_, _, d) in looks.items():
+        calls, middles, rows = groups[index]
+        call = next(call for call in calls if call.d == d)
+        rows.setdefault(d, {d: 1.0} if d in middles else dict(ops.definition(call)))
+    return groups, looks
+
+
+def _pruned(groups: list[Group], out: str, shape: _Shape, looks: Looks) -> list[Group]:
+    """Groups without the rows and middles that nobody reads."""
+    live, kept = {out}, []
+    for index, (calls, middles, rows) in reversed(list(enumerate(groups))):
+        live.update(looks[index][1:] if index in looks else ())
+        rows = {name: terms for name, terms in rows.items() if name in live}
+        read = {name for terms in rows.values() for name in terms}
+        for name, middle in reversed(middles.items()):
+            read.update(middle.terms if name in read else ())
+        middles = {name: middle for name, middle in middles.items() if name in read}
+        live.update(read)
+        live.update(name for call in calls for name in shape.inputs(call))
+        kept.append(Group(calls, middles, rows))
+    return kept[::-1]
 
 
 class _Memory:
@@ -96,54 +147,103 @@ class _Memory:
         if not free:
             free.append(len(self.slots))
             self.slots.append(Slot(kind))
+            if kind == "pair":
+                self.slots.append(Slot("twin"))  # the second half of the tensor before
         self.held[symbol] = free.pop()
+        if kind == "pair":
+            self.held[symbol + "'"] = self.held[symbol] + 1
         return self.held[symbol]
 
     def release(self, symbol: str) -> None:
         slot = self.held.pop(symbol)
-        self._free[self.slots[slot].kind].append(slot)
+        if (kind := self.slots[slot].kind) != "twin":
+            self._free[kind].append(slot)
 
 
 def _rank(term: tuple[str, float]) -> tuple[int, int, str]:
     """States, data predictions, raw outputs, draws; each kind by its number."""
     name = term[0]
-    return "xsdrnz".find(name[0]), len(name), name
+    return "xsdcorhnz".find(name[0]), len(name), name
 
 
-def _placed(groups: list[Group], plan: Plan, cast: bool, given: bool, noise: bool) -> Program:
-    memory, last = _Memory(), _last_uses(groups, cast)
-    table: list[float] = []
-    caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
-    caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
-    for name in caller:
-        memory.take(name, "noise" if name[0] == "z" else "start")
-    launches: list[Launch] = []
-    calls_made: list[tuple[Call, ...]] = []
-    for index, (calls, rows) in enumerate(groups):
-        made = []
-        for call in calls:
-            x = memory.held[_input(call, cast)]
-            made.append(Call(x, tuple(memory.take(raw_name(call, i), "raw") for i in range(len(call.b))), call.t))
-        calls_made.append(tuple(made))
+class _Placing:
+    """Gives every symbol a slot and every term a place, launch by launch."""
 
+    def __init__(self, plan: Plan, shape: _Shape, given: str, noise: bool, blend: bool, looks: Looks) -> None:
+        self._plan, self._shape, self._looks = plan, shape, looks
+        self._memory, self._table = _Memory(), list[float]()
+        self._caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
+        self._caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
+        self._caller += ["mask", "known"] if blend else []
+        for name in self._caller:
+            self._memory.take(name, {"z": "noise", "s": "start"}.get(name[0], name))
+
+    def program(self, groups: list[Group]) -> Program:
+        last = self._last_uses(groups)
+        launches, made, seen = [], [], []
+        for index, (calls, middles, rows) in enumerate(groups):
+            made.append(tuple(map(self._called, calls)))
+            launches.append(self._launched(index, middles, rows, last))
+            if index in self._looks:
+                number, x, d = self._looks[index]
+                seen.append(Seen(index, number, self._memory.held[x], self._memory.held[d]))
+        levels = np.array([call.t for call in self._plan.evals])
+        steps = tuple(zip(made[1:], launches[1:], strict=True))
+        return Program(
+            tuple(self._memory.slots), launches[0], steps, np.array(self._table), levels, self._plan.draws, tuple(seen)
+        )
+
+    def _last_uses(self, groups: list[Group]) -> dict[str, int]:
+        last: dict[str, int] = {}
+        for index, (calls, middles, rows) in enumerate(groups):
+            for call in calls:
+                last.update(dict.fromkeys(self._shape.inputs(call), index))
+            terms = [*(middle.terms for middle in middles.values()), *rows.values()]
+            last.update(dict.fromkeys((name for each in terms for name in each), index))
+        for index, (_, x, d) in self._looks.items():  # seen after the launch, which must not write over them
+            last[x], last[d] = max(last.get(x, 0), index + 1), max(last.get(d, 0), index + 1)
+        return last
+
+    def _called(self, call: ops.Call) -> Call:
+        memory = self._memory
+        inputs = tuple(memory.held[name] for name in self._shape.inputs(call))
+        if isinstance(call, Apply):
+            numbers = (call.t, call.alpha, call.sigma), call.numbers
+            return Call(inputs, (memory.take(raw_names(call)[0], "made"),), call.t, call.function, *numbers)
+        return Call(inputs, tuple(memory.take(name, "raw") for name in raw_names(call)), call.t)
+
+    def _launched(self, index: int, middles: dict[str, Middle], rows: Rows, last: dict[str, int]) -> Launch:
+        memory, table, out = self._memory, self._table, self._plan.out
         # In an order of their own: that of a form depends on what happens to cancel in it, and so on its numbers.
-        rows = {out: dict(sorted(terms.items(), key=_rank)) for out, terms in rows.items()}
-        read = list(dict.fromkeys(name for terms in rows.values() for name in terms))
+        sums = {name: dict(sorted(middle.terms.items(), key=_rank)) for name, middle in middles.items()}
+        rows = {name: dict(sorted(terms.items(), key=_rank)) for name, terms in rows.items()}
+        read = dict.fromkeys(
+            name for terms in (*sums.values(), *rows.values()) for name in terms if name not in middles
+        )
+        if any(middle.op == "blend" for middle in middles.values()):
+            read.update(dict.fromkeys(("mask", "known")))
         sources = [name for name in read if name in memory.held]
         draws = [name for name in read if name not in memory.held]
         if not all(name[0] in "nz" for name in draws):
             raise ValueError(f"launch {index} reads {', '.join(draws)}, of which not all are draws")
-        place = {name: p for p, name in enumerate([*sources, *draws])}
+        place = {name: p for p, name in enumerate([*sources, *draws, *middles])}
         slots = tuple(memory.held[name] for name in sources)
-        for name in [name for name in memory.held if last.get(name, -1) <= index and name not in caller]:
+        for name in [name for name in memory.held if last.get(name, -1) <= index and name not in self._caller]:
             memory.release(name)
+        mids = []
+        for name, terms in sums.items():
+            op, numbers = middles[name].op, middles[name].numbers
+            known = (place["mask"], place["known"]) if op == "blend" else ()
+            mids.append(Mid(op, tuple(place[term] for term in terms), len(table), *known))
+            table.extend((*terms.values(), *numbers))
         placed = []
-        for out, terms in rows.items():
-            slot = memory.take(out, "out" if out == plan.out else "input" if out[0] == "i" else "state")
-            placed.append(Row(slot, tuple(place[name] for name in terms), len(table)))
+        for name, terms in rows.items():
+            if name[0] == "i" and name + "'" in rows:
+                memory.take(name, "pair")
+            elif name[-1] != "'":
+                memory.take(name, "out" if name == out else "input" if name[0] == "i" else "state")
+            placed.append(Row(memory.held[name], tuple(place[term] for term in terms), len(table)))
             table.extend(terms.values())
-        numbered = tuple((START, int(name[5:])) if name[0] == "n" else (STEP, int(name[1:])) for name in draws)
-        launches.append(Launch(slots, numbered, tuple(placed)))
-    steps = tuple(zip(calls_made[1:], launches[1:], strict=True))
-    levels = np.array([call.t for made in calls_made for call in made])
-    return Program(tuple(memory.slots), launches[0], steps, np.array(table), levels, plan.draws)
+        first = self._plan.first_draw
+        numbered = tuple((START, int(n[5:])) if n[0] == "n" else (STEP, first + int(n[1:])) for n in draws)
+        return Launch(slots, numbered, tuple(placed), tuple(mids))

@@ -1,27 +1,34 @@
 """Plans: a sampler as a verified straight-line program of model calls and linear updates.
 
 A plan is data: printable as equations, countable, hashable, saved as JSON. Its symbols are `x0` (the state sampling starts from),
-`x1`, `x2` ... (tensors that updates write), `d0`, `d1` ... (data predictions, each a * x + sum b_i * raw_i of one call) and
-`z0`, `z1` ... (draws of standard normals).
+`x1`, `x2` ... (tensors that updates write), `d0`, `d1` ... (data predictions, each a * x + sum b_i * raw_i of one call, or what a
+function of the caller's returned), `z0`, `z1` ... (draws of standard normals), and `r3`, `r3'` (the raw outputs of call 3, which only the
+update after it reads).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from fastsolve.forms import spell
-from fastsolve.ops import Eval as Eval, Ops, Row as Row, Update as Update, start_names, traffic
+from fastsolve.ops import (
+    Apply as Apply,
+    Call,
+    Eval as Eval,
+    Ops,
+    Row as Row,
+    Update as Update,
+    start_names,
+    traffic,
+)
+from fastsolve.verify import PlanError as PlanError, verify
 
-_FORMAT = "fastsolve.plan.1"
-
-
-class PlanError(ValueError):
-    """A plan that breaks a rule of plans, or a plan file that cannot be trusted."""
+_FORMAT = "fastsolve.plan.2"
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Plan:
     """A sampler's program. `start_std`: the scale of the noise x0 starts from; `out`: the symbol of the result.
 
     variables: for solvers of several variables, how the start tensors x0, s1, s2 ... come from as many unit noises, row by row.
+    levels: (t, alpha, sigma) of the grid's nodes. first_draw: the number of z0 among the seed's draws: a run that is continued goes on.
     """
 
     solver: str
@@ -37,9 +45,11 @@ class Plan:
     ops: Ops
     out: str
     variables: tuple[tuple[float, ...], ...] = ()
+    levels: tuple[tuple[float, float, float], ...] = ()
+    first_draw: int = 0
 
     def __post_init__(self) -> None:
-        _verify(self)
+        verify(self)
 
     def __hash__(self) -> int:
         return self._hash
@@ -52,11 +62,13 @@ class Plan:
             self.ops,
             self.out,
             self.variables,
+            self.levels,
+            self.first_draw,
         )  # a hash holds in one process only
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.solver, self.schedule, self.start_std, self.ops, self.out, self.variables))
+        return hash(self.__reduce__()[1])
 
     @cached_property
     def evals(self) -> tuple[Eval, ...]:
@@ -74,8 +86,21 @@ class Plan:
         return len(self.evals)
 
     @cached_property
+    def forwards(self) -> int:
+        """Number of times a network runs over the batch: a guided call is two."""
+        return sum(len(call.b) for call in self.evals)
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """The calls, by number, with which the solver's steps begin: at each level of the grid the last call before it is left."""
+        levels, calls = {t for t, *_ in self.levels}, self.evals
+        return tuple(
+            i for i, call in enumerate(calls) if call.t in levels and (call is calls[-1] or calls[i + 1].t != call.t)
+        )
+
+    @cached_property
     def launches(self) -> int:
-        """Update kernels launched after the first model call: one per call. What comes before it is part of drawing x0."""
+        """Update kernels launched after the first model call: one per call of the model or of a function. The one before it draws x0."""
         first = next(i for i, op in enumerate(self.ops) if isinstance(op, Eval))
         return sum(isinstance(op, Update) for op in self.ops[first:])
 
@@ -108,7 +133,14 @@ class Plan:
                 arg = spell([(op.x, op.scale)])
                 raws = [f"model({arg}, t={op.t:.6g})" + ("'" * i) for i in range(len(op.b))]
                 terms = [(op.x, op.a), *zip(raws, op.b, strict=True)]
-                lines.append(f"    {op.d} = {spell([t for t in terms if t[1]])}")
+                value = spell([t for t in terms if t[1]])
+                lines.append(
+                    f"    {op.d} = {value}"
+                    if op.clip is None
+                    else f"    {op.d} = clip({value}, {op.clip[0]:g}, {op.clip[1]:g})"
+                )
+            elif isinstance(op, Apply):
+                lines.append(f"    {op.d} = {op.function}({', '.join(op.inputs)}, t={op.t:.6g})")
             else:
                 lines += [f"    {row.out} = {spell(row.terms)}" for row in op.rows]
         return "\n".join([*lines, f"    return {self.out}"])
@@ -119,13 +151,10 @@ class Plan:
             "solver": self.solver,
             "schedule": self.schedule,
             "start_std": self.start_std,
-            "variables": [list(row) for row in self.variables],
-            "ops": [
-                {"eval": [op.d, op.x, op.t, op.alpha, op.sigma, op.a, list(op.b), op.scale]}
-                if isinstance(op, Eval)
-                else {"update": [[row.out, [list(term) for term in row.terms]] for row in op.rows]}
-                for op in self.ops
-            ],
+            "variables": self.variables,
+            "levels": self.levels,
+            "first_draw": self.first_draw,
+            "ops": [{_KIND[type(op)]: op} for op in self.ops],
             "out": self.out,
         }
         return json.dumps({"format": _FORMAT, "checksum": _checksum(body), "plan": body}, indent=1)
@@ -145,8 +174,8 @@ class Plan:
             raise PlanError("the plan was altered after it was saved: its checksum does not fit")
         try:
             ops = tuple(_op(item) for item in body["ops"])
-            variables = tuple(map(tuple, body["variables"]))
-            return Plan(body["solver"], body["schedule"], body["start_std"], ops, body["out"], variables)
+            facts = {name: _tuples(value) for name, value in body.items()}
+            return Plan(**{**facts, "ops": ops})
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise (
                 error if isinstance(error, PlanError) else PlanError(f"a plan file that is no plan: {error!r}")
@@ -157,61 +186,16 @@ def _checksum(body: object) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _op(item: dict[str, list]) -> Eval | Update:  # type: ignore[type-arg]
-    if "eval" in item:
-        d, x, t, alpha, sigma, a, b, scale = item["eval"]
-        return Eval(d, x, t, alpha, sigma, a, tuple(b), scale)
-    return Update(tuple(Row(out, tuple((name, c) for name, c in terms)) for out, terms in item["update"]))
+_KIND: dict[type, str] = {Eval: "eval", Apply: "apply", Update: "update"}
 
 
-def _verify(plan: Plan) -> None:
-    """Every symbol is written once before it is read, every coefficient is finite, the result exists."""
-    known, calls, before = set(start_names(len(plan.start))), 0, None
-    if not 0.0 < plan.start_std < math.inf:
-        raise PlanError(f"start_std must be positive and finite, not {plan.start_std}")
-    if not all(len(row) == len(plan.start) and any(row) for row in plan.start):
-        raise PlanError(f"variables must be a square matrix without empty rows, not {plan.variables}")
-    if not math.isfinite(sum(map(sum, plan.start))):
-        raise PlanError(f"a number of variables is not finite: {plan.variables}")
-    for op in plan.ops:
-        if isinstance(op, Update) and isinstance(before, Update):
-            raise PlanError(
-                f"two updates in a row: {op.rows[0].out if op.rows else 'the second'} belongs to the update before it"
-            )
-        before = op
-        if isinstance(op, Eval):
-            calls += 1
-            if op.x not in known:
-                raise PlanError(f"call {op.d} reads {op.x}, which is not written before")
-            # The sum of finite numbers of this size is finite, and that of others is not: one test for all.
-            size, made = op.t + op.alpha + op.sigma + op.a + op.scale + sum(op.b), [op.d]
-            if not op.b:
-                raise PlanError(f"call {op.d} has no raw output")
-        else:
-            size, made = 0.0, [row.out for row in op.rows]
-            if not made:
-                raise PlanError("an update without rows")
-            for out, terms in op.rows:
-                if not terms:
-                    raise PlanError(f"{out} is an empty combination")
-                for name, c in terms:
-                    size += c
-                    if name not in known and name[0] != "z":
-                        raise PlanError(f"{out} reads {name}, which is not written before")
-        if not math.isfinite(size):
-            raise PlanError(f"a number of {made[0]} is not finite: {op}")
-        for name in made:
-            if name in known or name[0] == "z":
-                raise PlanError(
-                    f"{name} is written twice" if name in known else f"{name} is a draw, and nothing writes draws"
-                )
-            known.add(name)
-    draws = {name for row in plan.rows() for name, _ in row.terms if name[0] == "z"}
-    if draws != {f"z{i}" for i in range(len(draws))}:
-        raise PlanError(f"draws must be numbered z0 ... z{len(draws) - 1}, not {', '.join(sorted(draws))}")
-    if plan.out not in known:
-        raise PlanError(f"the result {plan.out} is never written")
-    if isinstance(before, Eval):
-        raise PlanError(f"nothing is computed from the last call, {before.d}")
-    if not calls:
-        raise PlanError("a plan without a model call samples nothing")
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _op(item: dict[str, list[Any]]) -> Call | Update:
+    ((kind, fields),) = item.items()
+    if kind == "update":
+        return Update(tuple(Row(out, _tuples(terms)) for out, terms in fields[0]))
+    call: Call = {"eval": Eval, "apply": Apply}[kind](*_tuples(fields))
+    return call

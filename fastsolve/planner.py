@@ -6,14 +6,13 @@ import difflib
 import functools
 import math
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
-from fastsolve import grids, predictions, schedules, solvers
+from fastsolve import advice, grids, predictions, schedules, solvers
+from fastsolve.controls import Controls, Guidance
 from fastsolve.draft import Draft
 from fastsolve.forms import Form, FormError
-from fastsolve.grids import RBE, Explicit, Grid, RBEAtan
+from fastsolve.grids import Explicit, Grid
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule
@@ -22,16 +21,6 @@ from fastsolve.solvers import Solver
 Options = tuple[tuple[str, object], ...]
 
 _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
-
-# What makes a grid far off, measured on two mixtures on VP, Stable Diffusion's table, EDM and flow at 6 to 20 calls: above so much
-# sigma / alpha, a step longer in lam by so much than the one before for those that extrapolate (half of such cases had more than 5 times
-# the error of 'rbe'), or a step so long for those that hold the noise between calls (up to 200 times); and many steps from a start
-# where data shows through the noise, an error that no step removes.
-_SHOWS, _GROWTH, _LENGTH = 0.4, 2.5, 4.75
-_START, _MANY = 8.0, 10
-_EXTRAPOLATE = {"deis", "deis_tab", "dpmpp_2m", "dpmpp_3m", "res_multistep", "unipc"}
-_HOLD_NOISE = {"deis_rho_rk", "dpm_solver_2", "dpm_solver_3", "heun"}
-_warned: set[tuple[str, str, Schedule]] = set()
 
 
 def make_plan(
@@ -42,14 +31,19 @@ def make_plan(
     steps: int | None = None,
     nfe: int | None = None,
     prediction: str | Prediction = "x0",
-    guidance: float | None = None,
+    guidance: float | Guidance | None = None,
+    clip: float | tuple[float, float] | None = None,
+    hooked: bool = False,
+    both: bool = False,
     options: Mapping[str, object] | None = None,
 ) -> Plan:
     """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
 
     solver: a name of `list_solvers()`. schedule, prediction, grid: names or objects; a grid may also be decreasing clock values,
     the last included, and None is the schedule's usual one. One of steps (intervals of the grid) and nfe (a budget of model calls,
-    of which the solver uses as many as whole steps allow), neither with explicit values. guidance: scale of classifier-free guidance.
+    of which the solver uses as many as whole steps allow), neither with explicit values. guidance: scale of classifier-free guidance, or
+    a `Guidance`. clip: bounds of data predictions, c for (-c, c). hooked: a function of the caller's is applied to data predictions.
+    both: a guided call asks both branches even where one would do, so that the samples of a batch may differ.
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
@@ -61,17 +55,16 @@ def make_plan(
     law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
     layout = grids.get(grid, law).for_order(solvers.get(solver).order)
-    if guidance is not None and (
-        isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance)
-    ):
-        raise ValueError(f"guidance must be a finite scale, not {guidance!r}")
+    if guidance is not None and not isinstance(guidance, Guidance):
+        guidance = Guidance(guidance)
+    controls = Controls(guidance, _bounds(clip), hooked, both)
     chosen = _options(solver, options)
     count = _steps(layout, steps, nfe)
     if count is None:
-        count = _affordable(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
-    plan = _written(solver, law, layout, count, meaning, guidance, chosen)
+        count = _affordable(solver, law, layout, _positive("nfe", nfe), meaning, controls, chosen)
+    plan = _written(solver, law, layout, count, meaning, controls, chosen)
     if isinstance(grid, str):
-        _warn_of(solver, law, grid, layout, count)
+        advice.warn_of(solver, law, grid, layout, count)
     return plan
 
 
@@ -91,35 +84,17 @@ def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
     return None if steps is None else _positive("steps", steps)
 
 
-def _warn_of(solver: str, law: Schedule, grid: str, layout: Grid, steps: int) -> None:
-    """Warn once of the grid that a caller named; the schedule's default is nobody's choice."""
-    if (asked := (solver, grid, law)) in _warned or (fault := _fault(solver, law, layout, steps)) is None:
-        return
-    _warned.add(asked)  # first: where warnings are errors, the next plan is still made
-    warnings.warn(
-        f"grid {grid!r} on schedule {law.name!r} is far off for {solver} in {steps} steps: {fault}; use 'rbe'",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _fault(solver: str, law: Schedule, layout: Grid, steps: int) -> str | None:
-    """What makes the grid a disaster for the solver, if it is one."""
-    if isinstance(layout, RBE | RBEAtan):
-        return None  # what would be recommended instead
-    levels = grids.nodes(layout, law, steps)
-    start = levels[0]
-    if start.t < law.t_max and steps >= _MANY and start.sigma < _START * start.alpha:
-        return f"it starts at t = {start.t:g}, where sigma / alpha is {start.sigma / start.alpha:.2g}"
-    before = math.inf
-    for s, t in pairwise(node for node in levels if node.alpha > 0.0 and node.sigma > 0.0):
-        length = t.lam - s.lam
-        long = length - before > _GROWTH if solver in _EXTRAPOLATE else solver in _HOLD_NOISE and length > _LENGTH
-        if long and s.sigma > _SHOWS * s.alpha:
-            return f"its step from t = {s.t:.3g} to {t.t:.3g} is too long"
-        before = length
-    return None
+def _bounds(clip: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """(lo, hi) of data predictions."""
+    if clip is None:
+        return None
+    try:
+        low, high = (-float(clip), float(clip)) if isinstance(clip, int | float) else map(float, clip)
+    except (TypeError, ValueError):
+        raise TypeError(f"clip must be a bound c, for -c to c, or a pair (low, high), not {clip!r}") from None
+    if not low < high:
+        raise ValueError(f"clip must be a positive bound or an increasing pair, not {clip!r}")
+    return low, high
 
 
 def _positive(name: str, value: int | None) -> int:
@@ -181,13 +156,13 @@ def _affordable(
     grid: Grid,
     nfe: int,
     prediction: Prediction,
-    guidance: float | None,
+    controls: Controls,
     options: Options,
 ) -> int:
     """The most steps whose calls fit the budget; every step costs at least one call."""
 
     def write(steps: int) -> Plan:
-        return _written(solver, schedule, grid, steps, prediction, guidance, options)
+        return _written(solver, schedule, grid, steps, prediction, controls, options)
 
     steps = max(1, (nfe - 1) // solvers.get(solver).stages + 1)
     plan = write(steps)
@@ -210,10 +185,10 @@ def _written(
     grid: Grid,
     steps: int,
     prediction: Prediction,
-    guidance: float | None,
+    controls: Controls,
     options: Options,
 ) -> Plan:
-    return _plan(solvers.get(solver), schedule, grid, steps, prediction, guidance, options)
+    return _plan(solvers.get(solver), schedule, grid, steps, prediction, controls, options)
 
 
 @functools.lru_cache(maxsize=256)
@@ -223,13 +198,13 @@ def _plan(
     grid: Grid,
     steps: int,
     prediction: Prediction,
-    guidance: float | None,
+    controls: Controls,
     options: Options,
 ) -> Plan:
     nodes = grids.nodes(grid, schedule, steps)
     chosen = dict(options)
     denoise_final = chosen.pop("denoise_final", False)
-    draft = Draft(schedule, prediction, guidance)
+    draft = Draft(schedule, prediction, controls)
     try:
         final = solver.write(draft, nodes, chosen)
         if denoise_final and nodes[-1].sigma > 0.0:
@@ -238,6 +213,6 @@ def _plan(
             raise TypeError(
                 f"the text of solver {solver.name!r} must return the form of the final state, not {final!r}"
             )
-        return draft.finish(final, solver.name, schedule.start_std(nodes[0]))
+        return draft.finish(final, solver.name, schedule.start_std(nodes[0]), nodes)
     except FormError as error:
         raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error

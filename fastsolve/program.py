@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,11 @@ START, STEP = 0, 1  # noise streams, as `philox` numbers them
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor of the program. kind: "state" and "input" (buffers of ours), "raw" (the model's), "start", "noise", "out" (the caller's)."""
+    """A tensor of the program.
+
+    kind: "state", "input", "pair" and "twin" (buffers of ours; twin is the second half of the pair before it), "raw" (the model's), "made"
+    (a function's), "start", "noise", "mask", "known" and "out" (the caller's).
+    """
 
     kind: str
 
@@ -56,11 +61,27 @@ class Launch:
 
 @dataclass(frozen=True)
 class Call:
-    """One model call, once per raw slot (two with guidance), on slot `x` at clock value t."""
+    """One call of the model at clock value t, once per raw slot (two with guidance), on the slot x; or, on both slots x and for both
+    raw slots at once, on a doubled batch.
 
-    x: int
+    function: not the model, but a function of this name, on the slots x, with the level (t, alpha, sigma) and numbers.
+    """
+
+    x: tuple[int, ...]
     raws: tuple[int, ...]
     t: float
+    function: str = ""
+    level: tuple[float, ...] = ()
+    numbers: tuple[float, ...] = ()
+
+
+class Seen(NamedTuple):
+    """After launch `launch`, slots x and d hold the state and the data prediction of the model's call `number`."""
+
+    launch: int
+    number: int
+    x: int
+    d: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +97,7 @@ class Program:
     table: npt.NDArray[np.float64]
     levels: npt.NDArray[np.float64]
     draws: int
+    seen: tuple[Seen, ...] = ()
 
     @property
     def table32(self) -> npt.NDArray[np.float32]:
@@ -95,8 +117,13 @@ class Program:
     @functools.cached_property
     def structure(self) -> Hashable:
         """All but the numbers: programs with the same one differ in coefficients and levels only, and share buffers, kernels and graphs."""
-        calls = tuple(tuple((call.x, call.raws) for call in made) for made, _ in self.steps)
-        return _token((self.slots, self.launches, calls, self.table.shape[:-1]))
+        calls = tuple(tuple(_told(call) for call in made) for made, _ in self.steps)
+        return _token((self.slots, self.launches, calls, self.table.shape[:-1], self.seen))
+
+
+def _told(call: Call) -> Hashable:
+    """What of a call is fixed when it is captured: all that a function is told, but not the model's level."""
+    return replace(call, t=0.0)
 
 
 def stacked(programs: Sequence[Program]) -> Program:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from fastsolve.program import Program
 
 _SYNCHRONISES = {"aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.is_nonzero"}
 _recording: list[Tape] = []
+T = TypeVar("T")
 
 
 class Tape(TorchDispatchMode):
@@ -80,13 +81,16 @@ class EmulatedRecorder:
     asides: int = 0
     graphs: list[EmulatedGraph] = field(default_factory=list)
 
-    def aside(self, work: Callable[[], Tensor]) -> Tensor:
+    def aside(self, work: Callable[[], T]) -> T:
         """There is one stream only."""
         self.asides += 1
         return work()
 
-    def record(self, work: Callable[[], None]) -> EmulatedGraph:
-        """The work as a tape. It runs, unlike a capture, but nothing of it is left."""
+    def record(self, parts: Sequence[Callable[[], object]]) -> list[EmulatedGraph]:
+        """The parts as tapes. They run, unlike a capture, but nothing of it is left."""
+        return [self._part(part) for part in parts]
+
+    def _part(self, work: Callable[[], object]) -> EmulatedGraph:
         tape = Tape()
         _recording.append(tape)
         try:

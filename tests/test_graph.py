@@ -7,7 +7,7 @@ import functools
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -55,9 +55,10 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     cls = executors.CudaRecorder
     record = cls.record
 
-    def counted(self: object, work: Callable[[], None]) -> Graph:
-        recorded.append(record(self, work))
-        return recorded[-1]
+    def counted(self: object, parts: Sequence[Callable[[], object]]) -> list[Graph]:
+        made = record(self, parts)
+        recorded.extend(made)
+        return made
 
     monkeypatch.setattr(cls, "record", counted)
     return Place(request.param, recorded)

@@ -43,22 +43,28 @@ LAW = {
     "grids": Row("schedules", never=DEVICE),
     "presets": Row("grids", never=DEVICE),
     "ops": Row("forms", never=DEVICE),
-    "plan": Row("forms ops", never=DEVICE),
-    "draft": Row("forms ops plan predictions schedules", never=DEVICE),
+    "controls": Row("schedules", never=DEVICE),
+    "verify": Row("forms ops plan", never=DEVICE),
+    "plan": Row("forms ops verify", never=DEVICE),
+    "draft": Row("controls forms ops plan predictions schedules", never=DEVICE),
     "solvers": Row("draft forms integrals schedules", never=DEVICE),
     "solvers/__init__": Row("draft forms integrals plan schedules", never=DEVICE, discovers=True),
-    "planner": Row("draft forms grids plan predictions schedules solvers", never=DEVICE),
+    "advice": Row("grids schedules", never=DEVICE),
+    "planner": Row("advice controls draft forms grids plan predictions schedules solvers", never=DEVICE),
     "program": Row(never=DEVICE),
     "lower": Row("forms ops plan program", never=DEVICE),
     "kernels": Row(),
-    "executors": Row("kernels lower program philox plan _C _cuda"),
-    "executors/__init__": Row("kernels lower program philox plan _C _cuda", discovers=True),
+    "executors": Row("kernels program philox plan _C _cuda"),
+    "executors/__init__": Row("kernels program philox plan _C _cuda", discovers=True),
     "denoiser": Row("predictions schedules"),
     "calibrate": Row("denoiser grids predictions schedules"),
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
     "adapters": Row("api denoiser predictions schedules"),
-    "arguments": Row("denoiser executors philox predictions schedules"),
+    "arguments": Row("denoiser executors grids philox plan predictions schedules"),
+    "branches": Row("denoiser"),
+    "functions": Row("schedules"),
+    "watching": Row("plan sampler schedules"),
     "memo": Row("denoiser"),
     "sampler": Row(ANY),
     "api": Row(ANY),
@@ -69,7 +75,7 @@ LAW = {
 }
 
 # What an installed fastsolve can count on; everything else belongs to an extra and is imported where it is used.
-DEPENDENCIES = {"numpy", "torch", "triton"}
+DEPENDENCIES = {"numpy", "torch", "triton", "typing_extensions"}
 NOT_BUILT_YET = {"adapters"}
 NOISE_LEVELS = {"alpha", "sigma", "lam", "node", "schedule"}
 

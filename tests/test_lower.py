@@ -28,7 +28,7 @@ SCALED = predictions.EDM(scaled_input=True)
 PREDICTIONS = ["x0", "eps", "v", SCALED]
 WAYS: list[Ways] = [
     dict(zip(("cast", "reused", "given", "noise"), on, strict=True))
-    for on in itertools.product((False, True), repeat=4)
+    for on in itertools.product((False, True), (False, True), ("", "state"), (False, True))
 ]
 
 
@@ -79,7 +79,7 @@ def interpreted(program: Program, start: Array, draws: Array, reused: bool) -> t
             if kind == "raw" and reused:
                 buffer[:] = np.nan
         for call in calls:
-            inputs.append(buffers[call.x].copy())
+            inputs.append(buffers[call.x[0]].copy())
             for branch, slot in enumerate(call.raws):
                 buffers[slot][:] = model(inputs[-1], call.t, branch)
         launch(index)
@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_steps(case: Case) -> None:
         ("ddim", "x0", {}, {"state": 1, "raw": 1, "out": 1}),
         ("ddim", "eps", {"reused": True}, {"state": 1, "raw": 1, "out": 1}),
         ("ddim", "eps", {"cast": True}, {"state": 1, "input": 1, "raw": 1, "out": 1}),
-        ("ddim", SCALED, {"given": True}, {"start": 1, "state": 1, "input": 1, "raw": 1, "out": 1}),
+        ("ddim", SCALED, {"given": "state"}, {"start": 1, "state": 1, "input": 1, "raw": 1, "out": 1}),
         ("dpmpp_2m", "x0", {}, {"state": 1, "raw": 2, "out": 1}),
         ("dpmpp_2m", "x0", {"reused": True}, {"state": 2, "raw": 1, "out": 1}),
         ("heun", "x0", {}, {"state": 2, "raw": 2, "out": 1}),
@@ -159,7 +159,7 @@ def test_the_input_is_a_tensor_of_its_own_only_if_cast_or_scaled(name: str, pred
     plan = fastsolve.make_plan(name, schedule="edm", steps=4, prediction=prediction)
     for cast in (False, True):
         program = lower(plan, cast=cast)
-        called_on = {program.slots[call.x].kind for calls, _ in program.steps for call in calls}
+        called_on = {program.slots[call.x[0]].kind for calls, _ in program.steps for call in calls}
         assert called_on == {"input" if cast or prediction is SCALED else "state"}
         read = {program.slots[slot].kind for launch in program.launches for slot in launch.sources}
         assert "input" not in read
@@ -180,7 +180,7 @@ def test_what_the_caller_gives_is_not_drawn(name: str) -> None:
     plan = fastsolve.make_plan(name, schedule="ve", steps=4, options=Case(name).where(eta=1.0))
     streams = {
         (given, noise): {s for launch in lower(plan, given=given, noise=noise).launches for s, _ in launch.draws}
-        for given in (False, True)
+        for given in ("", "state")
         for noise in (False, True)
     }
     steps = {STEP} if plan.draws else set()
@@ -190,14 +190,14 @@ def test_what_the_caller_gives_is_not_drawn(name: str) -> None:
         (True, False): steps,
         (True, True): set(),
     }
-    both = kinds(lower(plan, given=True, noise=True))
+    both = kinds(lower(plan, given="state", noise=True))
     assert (both["start"], both.get("noise", 0)) == (1, plan.draws)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_result_is_written_once_and_the_callers_tensors_never(case: Case) -> None:
     plan = fastsolve.make_plan(case.solver, schedule="ve", steps=4, options=case.options)
-    program = lower(plan, given=True, noise=True)
+    program = lower(plan, given="state", noise=True)
     written = [program.slots[row.out].kind for launch in program.launches for row in launch.rows]
     assert set(written) <= {"state", "out"}
     assert written.count("out") == 1
@@ -212,7 +212,7 @@ def test_nothing_is_written_that_nobody_reads(case: Case, cast: bool) -> None:
     program = lower(fastsolve.make_plan(case.solver, schedule="edm", steps=5, options=options), cast=cast)
     unread: set[int] = set()
     for calls, launch in zip([(), *(calls for calls, _ in program.steps)], program.launches, strict=True):
-        unread -= {call.x for call in calls} | set(launch.sources)
+        unread -= {slot for call in calls for slot in call.x} | set(launch.sources)
         written = {row.out for row in launch.rows}
         assert not written & unread
         unread |= written

@@ -117,7 +117,7 @@ def test_is_immutable() -> None:
 
 def test_equals_what_has_the_same_numbers() -> None:
     plan = small()
-    copy = Plan(plan.solver, plan.schedule, plan.start_std, plan.ops, plan.out)
+    copy = Plan(plan.solver, plan.schedule, plan.start_std, plan.ops, plan.out, plan.variables, plan.levels)
     other = fastsolve.make_plan("seeds2", schedule="ve", grid=(4.0, 2.0, 0.0), prediction="eps")
     assert copy is not plan
     assert copy == plan
@@ -184,13 +184,13 @@ def test_a_number_edited_in_its_last_digit_is_refused() -> None:
     [("[]", "'list'"), ("3", "'int'"), ("{}", "None"), ('{"format": "fastsolve.plan.9"}', r"'fastsolve\.plan\.9'")],
 )
 def test_another_format_is_refused(text: str, given: str) -> None:
-    with pytest.raises(PlanError, match=rf"not a plan of format 'fastsolve\.plan\.1', but {given}"):
+    with pytest.raises(PlanError, match=rf"not a plan of format 'fastsolve\.plan\.2', but {given}"):
         Plan.from_json(text)
 
 
 def test_a_plan_file_without_a_plan_is_refused() -> None:
     with pytest.raises(PlanError, match="checksum"):
-        Plan.from_json('{"format": "fastsolve.plan.1", "checksum": "0"}')
+        Plan.from_json('{"format": "fastsolve.plan.2", "checksum": "0"}')
 
 
 def test_a_bad_plan_with_a_good_checksum_is_refused() -> None:

@@ -55,7 +55,7 @@ def test_eager_is_the_sum_in_order_in_float32() -> None:
     calls = [(), *(calls for calls, _ in program.steps)]
     for made, launch in zip(calls, program.launches, strict=True):
         for call in made:
-            slots[call.raws[0]] = np.float32(0.6) * slots[call.x] - np.float32(0.2) + np.float32(0.0)
+            slots[call.raws[0]] = np.float32(0.6) * slots[call.x[0]] - np.float32(0.2) + np.float32(0.0)
         draws = [philox.normals(keys, 15, number, stream).reshape(SHAPE) for stream, number in launch.draws]
         values = [slots[slot] for slot in launch.sources] + draws
         results = []

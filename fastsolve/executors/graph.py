@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fastsolve.executors.conditioning import replaced, signature
-from fastsolve.executors.run import Run
+from fastsolve.executors.given import Given
+from fastsolve.executors.run import Look, Run, Work, bound
 from fastsolve.executors.watch import Watch
 
+T = TypeVar("T")
 _REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
 _choosing = threading.Lock()
 # A capture begins with a synchronisation of the device, which another one would not survive.
@@ -40,11 +39,11 @@ class Graph(Protocol):
 class Recorder(Protocol):
     """Runs work beside the current stream, or records it."""
 
-    def aside(self, work: Callable[[], Tensor]) -> Tensor:
+    def aside(self, work: Callable[[], T]) -> T:
         """Does the work on a stream of its own, ordered before and after by the current stream."""
 
-    def record(self, work: Callable[[], None]) -> Graph:
-        """The work as a graph; none of it runs."""
+    def record(self, parts: Sequence[Callable[[], object]]) -> list[Graph]:
+        """The parts as graphs that are replayed one after the other; none of it runs."""
 
 
 class CudaRecorder:
@@ -73,8 +72,8 @@ class CudaRecorder:
         finally:
             self._busy.discard(side.cuda_stream)
 
-    def aside(self, work: Callable[[], Tensor]) -> Tensor:
-        """Does the work on a side stream; the result belongs to the current one."""
+    def aside(self, work: Callable[[], T]) -> T:
+        """Does the work on a side stream; a tensor that comes of it belongs to the current one."""
         current = torch.cuda.current_stream(self._device)
         with self._own_stream() as side:
             side.wait_stream(current)
@@ -83,17 +82,21 @@ class CudaRecorder:
                     out = work()
             finally:  # after an error too: the buffers that are freed then belong to the current stream
                 current.wait_stream(side)
-        out.record_stream(current)
+        if isinstance(out, Tensor):
+            out.record_stream(current)
         return out
 
-    def record(self, work: Callable[[], None]) -> Graph:
-        """A captured graph. Raises what the work raises, or CUDA's own error for what cannot be captured."""
+    def record(self, parts: Sequence[Callable[[], object]]) -> list[Graph]:
+        """Captured graphs, of one memory: a part reads what those before it have left there.
+
+        Raises what the work raises, or CUDA's own error for what cannot be captured.
+        """
         # After a failure torch leaves its side stream as the current one: the outermost of these puts ours back.
         with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing, _no_cast_cache():
             pool = torch.cuda.graph_pool_handle()
             try:
                 with self._own_stream() as side:
-                    return _capture(work, pool, side)
+                    return [_capture(part, pool, side) for part in parts]
             except BaseException:
                 self._side = None
                 self._recover(pool)
@@ -131,94 +134,98 @@ def _no_cast_cache() -> Iterator[None]:
 class Captured:
     """A run with its model as a graph: the first call warms up, launch by launch; the second records and replays.
 
-    What comes from the caller is copied into buffers of its own before each replay: the start, given noise, and the tensors
-    among the model's arguments. Coefficients, levels and seeds are read where the run keeps them. Calls come one at a time.
+    What comes from the caller is copied into buffers of its own before each replay: the start, given noise, what is blended in, and the
+    tensors among the model's arguments. Coefficients, levels and seeds are read where the run keeps them. Where a program is looked at,
+    the graph is split. Calls come one at a time.
     """
 
     def __init__(
         self,
         run: Run,
-        model: Callable[..., Tensor],
+        models: Sequence[Callable[..., Tensor]],
         arguments: Sequence[dict[str, object]],
-        start: Sequence[Tensor],
-        noise: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        functions: Mapping[str, Callable[..., Tensor]],
         recorder: Recorder,
     ) -> None:
-        self.run, self._model, self._recorder = run, model, recorder
-        _, tensors = signature(arguments, run.device)
+        self.run, self._recorder, self._functions = run, recorder, functions
+        self._watched = (*models, *functions.values())
+        _, conditioning = signature(arguments, run.device)
         with torch.inference_mode(False):  # outside of it, nobody may write into an inference tensor
-            self._start, self._noise = [torch.empty_like(t) for t in start], [torch.empty_like(t) for t in noise]
-            self._conditioning = [torch.empty_like(t).copy_(t) for t in tensors]
+            self._tensors = [torch.empty_like(t) for t in tensors]
+            self._conditioning = [torch.empty_like(t).copy_(t) for t in conditioning]
             self._out = run.new()
         left = iter(self._conditioning)
-        own = [replaced(kwargs, left) for kwargs in arguments]
-        self._models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in own]
+        self._models = bound(models, [replaced(kwargs, left) for kwargs in arguments])
         self._watch: Watch | None = None
-        self._graph: Graph | None = None
+        self._graphs: list[Graph] = []
+        self._looks: list[Look | None] = []
         self._restless = 0  # runs in a row in which the model replaced parts of its own
 
     @property
     def recorded(self) -> bool:
         """It has a graph."""
-        return self._graph is not None
+        return bool(self._graphs)
 
-    def __call__(
-        self,
-        seeds: npt.NDArray[np.uint64],
-        start: Sequence[Tensor],
-        noise: Sequence[Tensor],
-        conditioning: Sequence[Tensor],
-        at_once: bool,
-    ) -> Tensor:
+    def __call__(self, given: Given, conditioning: Sequence[Tensor], at_once: bool) -> Generator[Look, None, Tensor]:
         """One sample batch, in a tensor of its own. at_once: record in the first call.
 
         Raises UncapturableError with the reason, and what the model raises.
         """
-        self.run.backend.seed(seeds)
-        for own, given in zip(
-            [*self._start, *self._noise, *self._conditioning], [*start, *noise, *conditioning], strict=True
-        ):
-            own.copy_(given)
+        self.run.backend.seed(given.seeds)
+        for own, theirs in zip([*self._tensors, *self._conditioning], [*given.tensors, *conditioning], strict=True):
+            own.copy_(theirs)
         if self._watch is None or not self._watch.holds():  # another model than the one that was warmed up or captured
             self.close()
-            versions, before = [t._version for t in self._conditioning], Watch(self._model)
-            out = self._recorder.aside(self._by_launches)
+            versions, before = [t._version for t in self._conditioning], Watch(*self._watched)
+            looks = self._loop(given)
+
+            def part() -> Look | Tensor:
+                look = next(looks, None)
+                return self._out.clone() if look is None else look
+
+            while isinstance(out := self._recorder.aside(part), Look):
+                yield out
             # Once is nothing: some models are completed by their first call.
             self._restless = 0 if before.holds() else self._restless + 1
             if self._restless > 1:
                 raise UncapturableError(_REPLACES)
             if [t._version for t in self._conditioning] != versions:
                 raise UncapturableError("the model writes into its model_kwargs")
-            self._watch = Watch(self._model)
+            self._watch = Watch(*self._watched)
             if at_once:
-                self._record()
+                self._record(given)
             return out
-        if self._graph is None:
-            self._record()
-        assert self._graph is not None
-        self._graph.replay()
+        if not self._graphs:
+            self._record(given)
+        for graph, look in zip(self._graphs, self._looks, strict=True):
+            graph.replay()
+            if look is not None:
+                yield look
         return self._out.clone()
 
     def close(self) -> None:
         """Gives the graph's memory back."""
-        if self._graph is not None:
-            self._graph.reset()
-        self._graph = self._watch = None
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs, self._looks, self._watch = [], [], None
 
-    def _work(self) -> None:
-        self.run.loop(self._models, self._start, self._noise, self._out)
+    def _loop(self, given: Given) -> Generator[Look, None, None]:
+        left = iter(self._tensors)
+        start, noise, blend = ([next(left) for _ in part] for part in (given.start, given.noise, given.blend))
+        return self.run.loop(Work(self._models, start, noise, blend, self._functions), self._out)
 
-    def _by_launches(self) -> Tensor:
-        self._work()
-        return self._out.clone()
-
-    def _record(self) -> None:
+    def _record(self, given: Given) -> None:
         if self.run.writes_t:
             raise UncapturableError("the model writes into its t")
+        steps, looks = self._loop(given), list[Look | None]()
         try:
-            self._graph = self._recorder.record(self._work)
+            self._graphs = self._recorder.record([lambda: looks.append(next(steps, None))] * self.run.segments)
         except Exception as error:
             raise UncapturableError(_reason(error)) from error
+        finally:
+            steps.close()
+        self._looks = looks
         if self._watch is not None and not self._watch.holds():
             self.close()
             raise UncapturableError(_REPLACES)

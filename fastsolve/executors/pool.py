@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fastsolve.executors.conditioning import UnfollowedError, signature
+from fastsolve.executors.given import Given as Given
 from fastsolve.executors.graph import Captured, Recorder, UncapturableError
-from fastsolve.executors.run import Backend, Run, Setting
+from fastsolve.executors.run import Backend, Look, Run, Setting, Work, bound
 from fastsolve.program import Program
 
 _KINDS_KEPT = 16  # each another structure, stream, or signature of the model's arguments
@@ -23,17 +21,8 @@ _KINDS_KEPT = 16  # each another structure, stream, or signature of the model's 
 _T = TypeVar("_T")
 
 
-class Given(NamedTuple):
-    """What a call of a sampler brings: seeds [B]; start tensors and draws, or none; the model's arguments, once per branch."""
-
-    seeds: npt.NDArray[np.uint64]
-    start: Sequence[Tensor]
-    noise: Sequence[Tensor]
-    arguments: Sequence[dict[str, object]]
-
-
 class Pool:
-    """Runs of one setting and one model, and their graphs.
+    """Runs of one setting and the same models, and their graphs.
 
     recorder: makes what makes a graph; None runs launch by launch, for the reason `without`. required: what cannot be a graph is an error.
     """
@@ -56,12 +45,12 @@ class Pool:
     def __call__(
         self,
         program: Program,
-        model: Callable[..., Tensor],
+        models: Sequence[Callable[..., Tensor]],
         given: Given,
         check_finite: bool = False,
         on_call: Callable[[], object] | None = None,
-    ) -> Tensor:
-        """One sample batch, in a tensor that is the caller's."""
+    ) -> Generator[Look, None, Tensor]:
+        """One sample batch, in a tensor that is the caller's; comes up where the program is looked at."""
         on_gpu = self._setting.device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
@@ -74,35 +63,39 @@ class Pool:
             try:
                 if check_finite or on_call is not None:
                     raise UnfollowedError("a graph makes all calls at once: no bar moves, no output is looked at")
-                return self._graphed(self._recorder, key, program, model, given)
+                return (yield from self._graphed(self._recorder, key, program, models, given))
             except (UnfollowedError, UncapturableError) as hindrance:
                 if self._required:
                     raise RuntimeError(f"graph='require', and this cannot be one: {hindrance}") from hindrance
                 self._without = str(hindrance)
-        return self._by_launches(key, program, model, given, check_finite, on_call)
+        return (yield from self._by_launches(key, program, models, given, check_finite, on_call))
 
     def _graphed(
         self,
         recorder: Callable[[], Recorder],
         key: Hashable,
         program: Program,
-        model: Callable[..., Tensor],
+        models: Sequence[Callable[..., Tensor]],
         given: Given,
-    ) -> Tensor:
+    ) -> Generator[Look, None, Tensor]:
         asked, conditioning = signature(given.arguments, self._setting.device)
-        key = (key, asked, *_modes(self._setting.device.type))
+        key = (key, asked, *given.functions.items(), *_modes(self._setting.device.type))
         if key in self._hindrances:
             raise UncapturableError(self._hindrances[key])
         idle = self._shelf(self._graphs, key)
         captured = _popped(idle)
         if captured is None:
             run = Run(program, self._setting, self._make)
-            captured = Captured(run, model, given.arguments, given.start, given.noise, recorder())
+            captured = Captured(run, models, given.arguments, given.tensors, given.functions, recorder())
         captured.run.load(program)
         try:
-            out = captured(given.seeds, given.start, given.noise, conditioning, self._required)
+            out = yield from captured(given, conditioning, self._required)
         except UncapturableError as hindrance:
             self._hindrances[key] = str(hindrance)
+            raise
+        except GeneratorExit:  # the caller has seen enough
+            if captured.recorded:
+                idle.append(captured)
             raise
         idle.append(captured)  # not after an error: what stopped half way is dropped
         return out
@@ -111,19 +104,22 @@ class Pool:
         self,
         key: Hashable,
         program: Program,
-        model: Callable[..., Tensor],
+        models: Sequence[Callable[..., Tensor]],
         given: Given,
         check_finite: bool,
         on_call: Callable[[], object] | None,
-    ) -> Tensor:
-        models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in given.arguments]
+    ) -> Generator[Look, None, Tensor]:
         idle = self._shelf(self._runs, key)
         run = _popped(idle) or Run(program, self._setting, self._make)
         run.load(program)
+        out = run.new()
+        run.backend.seed(given.seeds)
+        work = Work(bound(models, given.arguments), given.start, given.noise, given.blend, given.functions)
         try:
-            return run(models, given.seeds, given.start, given.noise, check_finite, on_call)
+            yield from run.loop(work, out, check_finite, on_call)
         finally:
             idle.append(run)
+        return out
 
     def _shelf(self, shelves: OrderedDict[Hashable, list[_T]], key: Hashable) -> list[_T]:
         with self._lock:

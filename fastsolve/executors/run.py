@@ -2,69 +2,45 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastsolve.executors.setting import INPUTS, Backend as Backend, Setting as Setting
 from fastsolve.executors.upload import upload
-from fastsolve.program import Call, Program
+from fastsolve.program import Call, Program, Seen
 
 Model = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a run is bound to. shape: [B, *sample]; dtype of the state, of the model's input, its raw output and its t."""
-
-    shape: tuple[int, ...]
-    device: torch.device
-    dtype: torch.dtype
-    input_dtype: torch.dtype
-    raw_dtype: torch.dtype
-    clock_dtype: torch.dtype
-    reuses_output: bool
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return self.shape[0]
-
-    @property
-    def size(self) -> int:
-        """Elements of a sample."""
-        return int(np.prod(self.shape[1:], dtype=np.int64))
-
-    def dtype_of(self, kind: str) -> torch.dtype:
-        """The dtype of a slot of a kind (see `program.Slot`)."""
-        return {"input": self.input_dtype, "raw": self.raw_dtype}.get(kind, self.dtype)
-
-
-class Backend(ABC):
-    """An executor's part: `tensors` is the list of slot tensors, which the loop fills as it goes.
-
-    On a GPU, a launch only queues work on the current stream, and reads coefficients and seeds where `load` and `seed` write them.
+class Work(NamedTuple):
+    """What a run is made with. models: one per branch, and where a guided call is one, that of the doubled batch after them. start,
+    noise: of the caller. blend: mask and known tensor, or nothing. functions: by the names that calls have for them.
     """
 
-    @abstractmethod
-    def load(self, program: Program) -> None:
-        """Another program of the same structure: its coefficients."""
+    models: Sequence[Model]
+    start: Sequence[Tensor] = ()
+    noise: Sequence[Tensor] = ()
+    blend: Sequence[Tensor] = ()
+    functions: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
-    @abstractmethod
-    def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
-        """Set the seeds of the samples, [B]."""
 
-    @abstractmethod
-    def bind(self, slot: int, tensor: Tensor) -> None:
-        """A slot got another tensor: contiguous, of the slot's dtype, on the device, and alive until the run ends."""
+def bound(models: Sequence[Callable[..., Tensor]], arguments: Sequence[dict[str, object]]) -> list[Model]:
+    """Each model with its keyword arguments."""
+    return [functools.partial(model, **kw) if kw else model for model, kw in zip(models, arguments, strict=True)]
 
-    @abstractmethod
-    def launch(self, index: int) -> None:
-        """Run launch `index` of the program."""
+
+class Look(NamedTuple):
+    """The model's call `number`, after the launch that followed it: the state it was called on, and the data prediction. Buffers."""
+
+    number: int
+    x: Tensor
+    d: Tensor
 
 
 class Run:
@@ -79,19 +55,24 @@ class Run:
         self._setting = setting
         self._kinds = [slot.kind for slot in program.slots]
         self._tensors: list[Tensor | None] = [None] * len(self._kinds)
-        calls = sum(len(made) for made, _ in program.steps)
+        self._doubled: dict[int, Tensor] = {}
+        calls, batch, doubled = len(program.levels), setting.batch, "pair" in self._kinds
         with torch.inference_mode(False):  # an inference tensor keeps no version, by which a write to it shows
             for slot, kind in enumerate(self._kinds):
                 if kind in ("state", "input"):
                     dtype = setting.dtype_of(kind)
                     self._tensors[slot] = torch.empty(setting.shape, dtype=dtype, device=setting.device)
-            self._levels = torch.empty(calls, setting.batch, dtype=setting.clock_dtype, device=setting.device)
-            self._clocks = self._levels.unbind(0)
+                elif kind == "pair":
+                    shape = (2 * batch, *setting.shape[1:])
+                    both = torch.empty(shape, dtype=setting.input_dtype, device=setting.device)
+                    self._doubled[slot], self._tensors[slot : slot + 2] = both, (both[:batch], both[batch:])
+            self._levels = torch.empty(calls, batch + batch * doubled, dtype=setting.clock_dtype, device=setting.device)
         self._ours = {t.data_ptr() for t in self._tensors if t is not None}
-        self._raw_slots = [slot for slot, kind in enumerate(self._kinds) if kind == "raw"]
+        self._made = [slot for slot, kind in enumerate(self._kinds) if kind in ("raw", "made")]
         self.backend = make(program, setting, self._tensors)
         self.writes_t = False  # the model was seen to write into its t
         self._program = program
+        self._steps = self._planned(program)
         self._tell(program)
 
     def load(self, program: Program) -> None:
@@ -106,67 +87,73 @@ class Run:
         """Where it runs."""
         return self._setting.device
 
+    @property
+    def segments(self) -> int:
+        """In how many parts the loop comes."""
+        seen = self._program.seen
+        return len(seen) + (not seen or seen[-1].launch < len(self._program.steps))
+
     def new(self) -> Tensor:
         """A tensor for a result, not yet written."""
         return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
 
     def _tell(self, program: Program) -> None:
         levels = program.levels if program.levels.ndim == 2 else program.levels[:, None]
-        upload(self._levels, np.repeat(levels, self._setting.batch // levels.shape[1], 1))
-        left = iter(self._clocks)
-        self._steps = [
-            (index, [(call, next(left)) for call in calls], dead)
-            for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1)
-        ]
+        # Of a doubled batch the second half has the levels of the first.
+        upload(self._levels, np.tile(levels, (1, self._levels.shape[1] // levels.shape[1])))
 
-    def __call__(
-        self,
-        models: Sequence[Model],
-        seeds: npt.NDArray[np.uint64],
-        start: Sequence[Tensor],
-        noise: Sequence[Tensor],
-        check_finite: bool,
-        on_call: Callable[[], object] | None,
-    ) -> Tensor:
-        """One sample batch, in a tensor of its own. models: one per raw output of a call."""
-        out = self.new()
-        self.backend.seed(seeds)
-        self.loop(models, start, noise, out, check_finite, on_call)
-        return out
+    def _planned(self, program: Program) -> list[tuple[int, list[tuple[Call, Tensor]], list[int], Seen | None]]:
+        clocks = iter(self._levels.unbind(0))
+        seen = {look.launch: look for look in program.seen}
+        steps = []
+        for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1):
+            told = []
+            for call in calls:
+                clock = self._levels if call.function else next(clocks)
+                told.append((call, clock if len(call.x) > 1 else clock[: self._setting.batch]))
+            steps.append((index, told, dead, seen.get(index)))
+        return steps
 
     def loop(
         self,
-        models: Sequence[Model],
-        start: Sequence[Tensor],
-        noise: Sequence[Tensor],
+        work: Work,
         out: Tensor,
         check_finite: bool = False,
         on_call: Callable[[], object] | None = None,
-    ) -> None:
-        """All calls and launches, with the seeds that are set, into `out`."""
-        bind, launch = self.backend.bind, self.backend.launch
-        given = {"start": iter(start), "noise": iter(noise), "out": iter([out])}
+    ) -> Generator[Look, None, None]:
+        """All calls and launches, with the seeds that are set, into `out`; comes up where something is to be seen."""
+        bind, launch, models = self.backend.bind, self.backend.launch, work.models
+        given = {"start": iter(work.start), "noise": iter(work.noise), "out": iter([out])}
+        given |= {"mask": iter(work.blend[:1]), "known": iter(work.blend[1:])}
         for slot, kind in enumerate(self._kinds):
             if kind in given:
                 self._put(slot, next(given[kind]))
         tensors, number = self._tensors, 0
         try:
             launch(0)
-            for index, calls, dead in self._steps:
+            for index, calls, dead, look in self._steps:
                 for call, clock in calls:
+                    if call.function:
+                        self._put(call.raws[0], self._applied(call, work.functions[call.function]))
+                        continue
                     number += 1
-                    x = tensors[call.x]
+                    x = tensors[call.x[0]] if len(call.x) == 1 else self._doubled[call.x[0]]
                     assert x is not None
                     version, told = x._version, clock._version
-                    for model, slot in zip(models, call.raws, strict=True):
+                    asked = zip(models, call.raws, strict=False) if len(call.x) == 1 else [(models[-1], call.raws[0])]
+                    for model, slot in asked:
                         raw = self._checked(model(x, clock), slot, call, number)
                         if check_finite and not bool(raw.isfinite().all()):
                             raise ValueError(f"{self._which(call, number)} returned NaN or infinite values")
-                        tensors[slot] = raw
-                        bind(slot, raw)
+                        if len(call.x) == 1:
+                            tensors[slot] = raw
+                            bind(slot, raw)
+                        else:
+                            for half, part in zip(call.raws, raw.chunk(2), strict=True):
+                                self._put(half, part)
                         if clock._version != told:  # a model that scales its t in place spoils no other call
                             self.writes_t = True
-                            clock.fill_(call.t)
+                            self._tell(self._program)
                             told = clock._version
                     if x._version != version:
                         raise ValueError(
@@ -177,56 +164,81 @@ class Run:
                 launch(index)
                 for slot in dead:
                     tensors[slot] = None
+                if look is not None:
+                    state, prediction = tensors[look.x], tensors[look.d]
+                    assert state is not None
+                    assert prediction is not None
+                    yield Look(look.number, state, prediction)
         except BaseException:
             if number and clock._version != told:
-                clock.fill_(call.t)
+                self._tell(self._program)
             raise
         finally:
             for slot, kind in enumerate(self._kinds):
-                if kind not in ("state", "input"):
+                if kind not in ("state", *INPUTS):
                     tensors[slot] = None
 
     def _put(self, slot: int, tensor: Tensor) -> None:
         self._tensors[slot] = tensor
         self.backend.bind(slot, tensor)
 
+    def _applied(self, call: Call, function: Callable[..., Tensor]) -> Tensor:
+        """What a function makes of a data prediction, contiguous and of the state's dtype."""
+        made = function(*(self._tensors[slot] for slot in call.x), call.level, *call.numbers)
+        name, shape = f"the function {call.function!r} at t = {call.t:g}", self._setting.shape
+        if not isinstance(made, Tensor):
+            raise TypeError(f"{name} returned {type(made).__name__}, not a tensor")
+        if made.shape != shape or made.device != self._setting.device:
+            raise ValueError(
+                f"{name} returned {tuple(made.shape)} on {made.device}; expected is {shape} on {self._setting.device}"
+            )
+        made = made.to(self._setting.dtype).contiguous()
+        return self._alone(made, call.raws, name, "return a new tensor")
+
     def _which(self, call: Call, number: int) -> str:
-        return f"model call {number} of {sum(len(calls) for _, calls, _ in self._steps)} (t = {call.t:g})"
+        return f"model call {number} of {len(self._levels)} (t = {call.t:g})"
 
     def _checked(self, raw: Tensor, slot: int, call: Call, number: int) -> Tensor:
         """The raw output, contiguous and not in a buffer that a launch will write."""
         setting = self._setting
         if not isinstance(raw, Tensor):
             raise TypeError(f"{self._which(call, number)} returned {type(raw).__name__}, not a tensor")
-        if raw.shape != setting.shape or raw.dtype is not setting.raw_dtype or raw.device != setting.device:
+        shape = setting.shape if len(call.x) == 1 else (2 * setting.batch, *setting.shape[1:])
+        if raw.shape != shape or raw.dtype is not setting.raw_dtype or raw.device != setting.device:
             raise ValueError(
                 f"{self._which(call, number)} returned {raw.dtype} {tuple(raw.shape)} on {raw.device}; expected is "
-                f"{setting.raw_dtype} {setting.shape} on {setting.device} (a Denoiser states dtype, output_dtype, device)"
+                f"{setting.raw_dtype} {shape} on {setting.device} (a Denoiser states dtype, output_dtype, device)"
             )
         if not raw.is_contiguous():
             raw = raw.contiguous()
-        if raw.data_ptr() in self._ours or (setting.reuses_output and len(call.raws) > 1):
+        if setting.reuses_output and len(call.raws) > 1 and len(call.x) == 1:
             return raw.clone()
-        if len(self._raw_slots) > 1:
+        again = "state Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
+        return self._alone(raw, (slot,) if len(call.x) == 1 else call.raws, self._which(call, number), again)
+
+    def _alone(self, raw: Tensor, slots: Sequence[int], name: str, remedy: str) -> Tensor:
+        """The tensor, or a copy where it is a buffer of ours. Raises ValueError where it lies on an earlier output that is still needed."""
+        if raw.data_ptr() in self._ours:
+            return raw.clone()
+        if len(self._made) > len(slots):
             storage = raw.untyped_storage().data_ptr()  # views of one buffer may overlap without starting together
-            for other in self._raw_slots:
+            for other in self._made:
                 held = self._tensors[other]
-                if other != slot and held is not None and held.untyped_storage().data_ptr() == storage:
+                if other not in slots and held is not None and held.untyped_storage().data_ptr() == storage:
                     raise ValueError(
-                        f"{self._which(call, number)} returned the storage of an earlier output, which is still needed: state "
-                        "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
+                        f"{name} returned the storage of an earlier output, which is still needed: {remedy}"
                     )
         return raw
 
 
 def _last_reads(program: Program) -> list[list[int]]:
-    """For each step the raw slots that no later launch reads: their tensors can go."""
+    """For each step the slots of outputs that no later launch or function reads: their tensors can go."""
     live: set[int] = set()
     dead = []
     for calls, launch in reversed(program.steps):
-        held = {slot for call in calls for slot in call.raws} | {
-            s for s in launch.sources if program.slots[s].kind == "raw"
-        }
+        made = {slot for call in calls for slot in call.raws}
+        read = {slot for call in calls if call.function for slot in call.x} | {*launch.sources}
+        held = made | {slot for slot in read if program.slots[slot].kind in ("raw", "made")}
         dead.append([slot for slot in held if slot not in live])
-        live = (live | held) - {slot for call in calls for slot in call.raws}
+        live = (live | held) - made
     return dead[::-1]

@@ -18,16 +18,17 @@ _place, _dtype = operator.methodcaller("data_ptr"), operator.attrgetter("dtype")
 
 
 class Watch:
-    """Parameters, buffers and submodules of every module that a model reaches, where their memory lies, and who is in training mode.
+    """Parameters, buffers and submodules of every module that models reach, where their memory lies, and who is in training mode.
 
-    Reached are: the model, what a method is bound to, the parts of a partial, modules and tensors among an object's attributes, and
+    Reached are: the models, what a method is bound to, the parts of a partial, modules and tensors among an object's attributes, and
     the outer variables of a function (globals included), which are watched themselves. Weights that change in place are no change: a
     graph reads them anew. What a model decides in Python by anything else, such as a counter of its own, cannot be seen.
     """
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, *models: object) -> None:
         self._reads: list[Callable[[], object]] = []
-        roots = list(self._reached(model, set()))
+        seen: set[int] = set()
+        roots = [root for model in models for root in self._reached(model, seen)]
         self._read = [read() for read in self._reads]
         modules = {id(m): m for root in roots if isinstance(root, Module) for m in root.modules()}.values()
         # A compiled module has no mode of its own: it tells that of the module inside, which is among these.
