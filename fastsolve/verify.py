@@ -35,7 +35,7 @@ def verify(plan: Plan) -> None:
         if not isinstance(op, Update):
             calls += isinstance(op, Eval)
             for name in op.inputs:
-                if name not in known:
+                if name not in known and name not in at_hand:
                     raise PlanError(f"call {op.d} reads {name}, which is not written before")
             # The sum of finite numbers of this size is finite, and that of others is not: one test for all.
             size, made, raws = op.t + op.alpha + op.sigma, [op.d], raw_names(op)
