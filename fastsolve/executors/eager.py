@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,7 +12,9 @@ from torch import Tensor
 
 from fastsolve import philox
 from fastsolve.executors.run import Backend, Setting
-from fastsolve.program import Program
+from fastsolve.program import Mid, Program, Row
+
+Coefficients = Sequence[Any]  # of numbers, or of tensors [B, 1, ...] where every sample has its own
 
 
 class Eager(Backend):
@@ -21,8 +26,12 @@ class Eager(Backend):
         self._seeds = np.zeros(setting.batch, np.uint64)
 
     def load(self, program: Program) -> None:
-        exact = self._setting.dtype == torch.float64
-        self._table = (program.table if exact else program.table32).tolist()
+        table = program.table if self._setting.dtype == torch.float64 else program.table32
+        self._table: Coefficients = table.tolist()
+        if table.ndim == 2:
+            shape = (self._setting.batch, *[1] * (len(self._setting.shape) - 1))
+            columns = torch.from_numpy(table).to(self._setting.device).unbind(1)
+            self._table = [column.reshape(shape) for column in columns]
 
     def seed(self, seeds: npt.NDArray[np.uint64]) -> None:
         self._seeds = seeds
@@ -36,13 +45,9 @@ class Eager(Backend):
         for stream, number in launch.draws:
             z = torch.from_numpy(philox.normals(self._seeds, setting.size, number, stream))
             values.append(z.reshape(setting.shape).to(setting.device, setting.dtype))
-        results = []
-        for row in launch.rows:
-            coefficients = self._table[row.offset : row.offset + len(row.terms)]
-            total = coefficients[0] * values[row.terms[0]]
-            for c, term in zip(coefficients[1:], row.terms[1:], strict=True):
-                total = total + c * values[term]
-            results.append(total)
+        for mid in launch.mids:
+            values.append(_mid(mid, self._table, values))
+        results = [_sum(row, self._table, values) for row in launch.rows]
         for row, total in zip(launch.rows, results, strict=True):
             self._tensor(row.out).copy_(total)
 
@@ -53,3 +58,20 @@ class Eager(Backend):
         tensor = self._tensors[slot]
         assert tensor is not None
         return tensor
+
+
+def _sum(part: Mid | Row, table: Coefficients, values: Sequence[Tensor]) -> Tensor:
+    first, *rest = zip(table[part.offset : part.offset + len(part.terms)], part.terms, strict=True)
+    total: Tensor = first[0] * values[first[1]]
+    for c, term in rest:
+        total = total + c * values[term]
+    return total
+
+
+def _mid(mid: Mid, table: Coefficients, values: Sequence[Tensor]) -> Tensor:
+    total, after = _sum(mid, table, values), mid.offset + len(mid.terms)
+    if mid.op == "clip":
+        low, high = table[after], table[after + 1]
+        return torch.where(total < low, low, torch.where(total > high, high, total))
+    mask, known = values[mid.mask], values[mid.known]
+    return (1 - mask) * total + mask * (table[after] * known)
