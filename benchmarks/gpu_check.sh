@@ -132,7 +132,7 @@ else
         said+=(--said sanitizer "could not run here or was stopped (exit code $code): see check.log")
         parts[-2]=0
     else
-        said+=(--said sanitizer "$(grep 'ERROR SUMMARY' "$scratch/part" | tail -n 1)")
+        said+=(--said sanitizer "$(grep -hE '^[0-9]+ of [0-9]+ updates|ERROR SUMMARY' "$scratch/part" | tail -n 2 | paste -sd' ')")
     fi
 fi
 

@@ -132,6 +132,17 @@ def test_wrong_updates_have_no_figure(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_native
+@pytest.mark.parametrize(("budget", "same"), [("60", 88), ("-1", 0)], ids=["all", "no time"])
+def test_a_check_says_how_much_it_looked_at(
+    budget: str, same: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A memory checker that found nothing wrong with nothing must not look like one that did its work."""
+    arguments = ["--dry", "--executors", "native", "--check-only", "--budget", budget]
+    assert update.main(["--out", str(tmp_path), *arguments]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{same} of 88 updates have the bits of NumPy"
+
+
+@needs_native
 @pytest.mark.parametrize("task", sample_cases.TASKS, ids=str)
 def test_wrong_samples_are_found(task: sample_cases.Task, tmp_path: Path) -> None:
     """A provider that computes what fastsolve does passes; one whose model is 2 % off, or whose start and noise are, does not."""
