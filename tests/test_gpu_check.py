@@ -24,7 +24,7 @@ from fastsolve.executors.run import Backend
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("benchmarks", reason="benchmarks/ is not shipped, and found from the root of a checkout only")
 
-from benchmarks import gpu_clock, sample, sample_cases, update  # noqa: E402
+from benchmarks import gpu_clock, gpu_peers, sample, sample_cases, update  # noqa: E402
 from benchmarks.gpu_clock import Place  # noqa: E402
 from benchmarks.gpu_peers import Problem, Run  # noqa: E402
 from benchmarks.gpu_report import Report  # noqa: E402
@@ -184,6 +184,17 @@ def test_digits_for_loops_is_the_denoiser_of_its_paper() -> None:
     for i, node in enumerate(nodes):
         a, b = net.prediction.x0(node)  # type: ignore[union-attr]
         torch.testing.assert_close(subject.in_float()(x, sigma)[i], a * x[i] + b * raw[i], rtol=1e-4, atol=1e-5)
+
+
+def test_a_peer_that_cannot_be_imported_says_why_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "k_diffusion").mkdir()
+    (tmp_path / "k_diffusion" / "__init__.py").touch()
+    (tmp_path / "k_diffusion" / "sampling.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "k_diffusion", raising=False)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no_such_library"):
+            gpu_peers.k_diffusion_sampling.__wrapped__()
 
 
 def test_the_kernel_with_triton_normals_is_the_update() -> None:
