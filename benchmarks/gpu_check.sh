@@ -112,10 +112,10 @@ else
 fi
 part tests "$(share 160 260)" "${tests[@]}"
 
-limit=$(share 105 150)
+limit=$(share 120 175)
 part update "$limit" "$python" -m benchmarks.update --out "$out" --budget $((limit - 15)) --commit "$commit" "${dry[@]}"
 
-limit=$(share 210 30)
+limit=$(share 210 55)
 part sample "$limit" "$python" -m benchmarks.sample --out "$out" --budget $((limit - 25)) --commit "$commit" "${dry[@]}"
 
 said=()

@@ -40,11 +40,11 @@ def patterns() -> Iterator[tuple[Pattern, Sequence[int]]]:
     yield of_solver("dpmpp_2m", "eps", 4, BF16), SIZES
     yield from ((one_row(inputs, 0, F32), FEWER) for inputs in (2, 3, 5, 6))
     yield from ((one_row(inputs, 1, BF16), FEWER) for inputs in (2, 3))
+    yield from ((one_row(inputs, 0, BF16), FEWER) for inputs in (2, 3, 5, 6))
     yield of_solver("seeds3", "x0", 11, BF16), FEWER
     yield of_solver("dpmpp_3m_sde", "x0", 4, BF16), FEWER
     yield one_row(2, 1, F32), FEWER
     yield from ((one_row(3, draws, model), FEWER) for draws in (2, 3) for model in (F32, BF16))
-    yield from ((one_row(inputs, 0, BF16), FEWER) for inputs in (2, 3, 5, 6))
 
 
 def by_executor(name: str) -> Build:
