@@ -98,7 +98,16 @@ share() {
     echo $((left < 20 ? 20 : left < most ? left : most))
 }
 
-((${#dry[@]})) || part build "$(share 120 330)" "$python" setup.py build_ext --inplace
+said=()
+if ((!${#dry[@]})); then
+    if [[ -z ${CUDA_HOME:-} ]] && ! command -v nvcc >/dev/null; then # on no path, but where it usually lies
+        for nvcc in /usr/local/cuda{,-*}/bin/nvcc; do
+            [[ -x $nvcc ]] && export CUDA_HOME=${nvcc%/bin/nvcc} && break
+        done
+    fi
+    part build "$(share 120 330)" "$python" setup.py build_ext --inplace
+    compgen -G 'fastsolve/_cuda.*.so' >/dev/null || said+=(--said build "without the CUDA kernels: see check.log")
+fi
 
 # -W default: what other libraries warn of on a machine that nobody has seen yet is no failure of these tests.
 tests=("$python" -m pytest -m gpu -v -p no:cacheprovider -W default --continue-on-collection-errors "--junitxml=$out/tests.xml")
@@ -118,7 +127,6 @@ part update "$limit" "$python" -m benchmarks.update --out "$out" --budget $((lim
 limit=$(share 210 55)
 part sample "$limit" "$python" -m benchmarks.sample --out "$out" --budget $((limit - 25)) --commit "$commit" "${dry[@]}"
 
-said=()
 sanitizer=$(command -v compute-sanitizer || ls {"${CUDA_HOME:-/usr/local/cuda}",/usr/local/cuda*}/{bin,compute-sanitizer}/compute-sanitizer 2>/dev/null | head -n 1)
 if ((${#dry[@]})) || [[ -z $sanitizer ]]; then
     said+=(--said sanitizer "not run: a rehearsal, or no compute-sanitizer here")
