@@ -130,8 +130,11 @@ def counted(path: Path) -> str:
     """How the tests ended, from JUnit's XML."""
     if not path.is_file():
         return "no report"
-    suite = ElementTree.parse(path).getroot()
-    suite = suite if suite.tag == "testsuite" else suite[0]
+    try:
+        found = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:  # of tests that were stopped while they wrote it
+        return f"no whole report: {error}"
+    suite = found if found.tag == "testsuite" else found[0]
     return ", ".join(f"{suite.get(key)} {key}" for key in ("tests", "failures", "errors", "skipped"))
 
 

@@ -185,7 +185,12 @@ def k_diffusion_sampling() -> types.ModuleType:
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["k_diffusion"] = package
-    return importlib.import_module("k_diffusion.sampling")
+    try:
+        return importlib.import_module("k_diffusion.sampling")
+    except ImportError:
+        # Else the next provider would hear of a package without a spec, and not what is missing.
+        del sys.modules["k_diffusion"]
+        raise
 
 
 def model_alone(problem: Problem) -> Run:

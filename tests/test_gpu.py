@@ -51,7 +51,7 @@ def updated(
     rows: Sequence[Sequence[int]],
     draws: Sequence[tuple[int, int]],
 ) -> list[Tensor]:
-    """The outs of one launch. kinds: a letter per source and per out, of `KINDS`."""
+    """The outs of one launch, on its device. kinds: a letter per source and per out, of `KINDS`."""
     first = len(sources)
     offsets = np.cumsum([0] + [len(row) for row in rows]).tolist()
     table = np.random.default_rng(5).uniform(-2, 2, offsets[-1])
@@ -61,10 +61,12 @@ def updated(
         torch.full(where.shape, torch.nan, dtype=where.dtype_of(KINDS[k]), device=where.device) for k in kinds[first:]
     ]
     program = Program(tuple(Slot(KINDS[k]) for k in kinds), launch, (), table, np.zeros(0), 0)
-    backend = executors.backend(executor, program, where, [*(s.to(where.device) for s in sources), *outs])
+    # An executor may keep addresses only: sources of the device live in this list.
+    tensors: list[Tensor | None] = [*(s.to(where.device) for s in sources), *outs]
+    backend = executors.backend(executor, program, where, tensors)
     backend.seed(SEEDS[: where.batch])
     backend.launch(0)
-    return [out.cpu() for out in outs]
+    return outs
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -90,6 +92,28 @@ def test_updates_have_the_bits_of_the_cpu(executor: str, raw: torch.dtype, size:
         want = updated(judge, setting("cpu", (batch, size), raw, raw), sources, "srsrsi", rows, draws)
         for a, b in zip(got, want, strict=True):
             assert_bits_equal(a, b)
+
+
+@pytest.mark.parametrize("draws", [[], [(1, 7)]], ids=["no draw", "a draw"])
+def test_elements_beyond_two_to_the_31(executor: str, draws: list[tuple[int, int]]) -> None:
+    """The beginning, the edge and the end of a sample whose elements are not counted in 31 bits."""
+    size, seed = 2**31 + 4099, int(SEEDS[0])
+    if torch.cuda.mem_get_info()[0] < 2**34:
+        pytest.skip("needs 16 GiB")
+    where = setting("cuda", (1, size), BF16, BF16)
+    x = torch.empty(where.shape, dtype=BF16, device=where.device).normal_()
+    (out,) = updated(executor, where, [x], "ri", [range(1 + len(draws))], draws)
+    assert not out.isnan().any()
+    c = np.random.default_rng(5).uniform(-2, 2, 1 + len(draws)).astype(np.float32)
+    for low in (0, 2**31 - 2**12, size // 4 * 4 - 2**12):
+        high = min(low + 2**13, size)
+        want = c[0] * x[0, low:high].float().cpu().numpy()
+        group = np.arange(low // 4, -(-high // 4), dtype=np.uint64)
+        for stream, number in draws:
+            words = philox.philox4x32((group, 0, number, stream), (seed & 0xFFFFFFFF, seed >> 32))
+            z = np.stack(philox.box_muller(*words[:2]) + philox.box_muller(*words[2:]), axis=-1)
+            want = want + c[1] * z.reshape(-1)[: high - low]
+        assert_bits_equal(out[0, low:high], torch.from_numpy(want).to(BF16))
 
 
 @pytest.mark.parametrize("name", fused_runs.RUNS)

@@ -24,7 +24,7 @@ from fastsolve.executors.run import Backend
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("benchmarks", reason="benchmarks/ is not shipped, and found from the root of a checkout only")
 
-from benchmarks import gpu_clock, sample, sample_cases, update  # noqa: E402
+from benchmarks import gpu_clock, gpu_peers, sample, sample_cases, update  # noqa: E402
 from benchmarks.gpu_clock import Place  # noqa: E402
 from benchmarks.gpu_peers import Problem, Run  # noqa: E402
 from benchmarks.gpu_report import Report  # noqa: E402
@@ -132,6 +132,17 @@ def test_wrong_updates_have_no_figure(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_native
+@pytest.mark.parametrize(("budget", "same"), [("60", 88), ("-1", 0)], ids=["all", "no time"])
+def test_a_check_says_how_much_it_looked_at(
+    budget: str, same: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A memory checker that found nothing wrong with nothing must not look like one that did its work."""
+    arguments = ["--dry", "--executors", "native", "--check-only", "--budget", budget]
+    assert update.main(["--out", str(tmp_path), *arguments]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{same} of 88 updates have the bits of NumPy"
+
+
+@needs_native
 @pytest.mark.parametrize("task", sample_cases.TASKS, ids=str)
 def test_wrong_samples_are_found(task: sample_cases.Task, tmp_path: Path) -> None:
     """A provider that computes what fastsolve does passes; one whose model is 2 % off, or whose start and noise are, does not."""
@@ -173,6 +184,17 @@ def test_digits_for_loops_is_the_denoiser_of_its_paper() -> None:
     for i, node in enumerate(nodes):
         a, b = net.prediction.x0(node)  # type: ignore[union-attr]
         torch.testing.assert_close(subject.in_float()(x, sigma)[i], a * x[i] + b * raw[i], rtol=1e-4, atol=1e-5)
+
+
+def test_a_peer_that_cannot_be_imported_says_why_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "k_diffusion").mkdir()
+    (tmp_path / "k_diffusion" / "__init__.py").touch()
+    (tmp_path / "k_diffusion" / "sampling.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "k_diffusion", raising=False)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no_such_library"):
+            gpu_peers.k_diffusion_sampling.__wrapped__()
 
 
 def test_the_kernel_with_triton_normals_is_the_update() -> None:

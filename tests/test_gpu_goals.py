@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("benchmarks", reason="benchmarks/ is not shipped, and found from the root of a checkout only")
@@ -88,3 +90,16 @@ def test_goals_of_samples() -> None:
 )
 def test_what_makes_a_check_fail(parts: dict[str, tuple[int, int]], faults: list[str], wrong: list[str]) -> None:
     assert gpu_goals.wrongs(parts, {"update": {"faults": faults}, "sample": None}) == wrong
+
+
+def test_a_report_cut_short_does_not_lose_the_verdict(tmp_path: Path) -> None:
+    whole = '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="2"/></testsuites>'
+    for text, told in (
+        (whole, "3 tests, 1 failures, 0 errors, 2 skipped"),
+        (whole[:30], "no whole report"),
+        ("", "no whole"),
+    ):
+        (tmp_path / "tests.xml").write_text(text)
+        assert gpu_goals.counted(tmp_path / "tests.xml").startswith(told)
+    assert gpu_goals.main(["--out", str(tmp_path), "--part", "tests", "0", "1"]) == 0
+    assert (tmp_path / "check.json").is_file()
