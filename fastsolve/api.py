@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastsolve import memo, planner, solvers
+from fastsolve import budgets, memo, planner, solvers
 from fastsolve.arguments import Noise, Seed
 from fastsolve.controls import Guidance
 from fastsolve.denoiser import Denoiser, device_of
@@ -25,8 +25,8 @@ def sample(
     shape: Sequence[int] | None = None,
     *,
     solver: str = "seeds3",
-    steps: int | None = None,
-    nfe: int | None = None,
+    steps: int | Sequence[int] | None = None,
+    nfe: int | Sequence[int] | None = None,
     grid: str | Grid | Sequence[float] | Sequence[Grid | Sequence[float]] | None = None,
     schedule: str | Schedule | None = None,
     prediction: str | Prediction | None = None,
@@ -54,14 +54,22 @@ def sample(
     """Samples of a model, [B, *shape] in `dtype`: one call of a `Sampler`, whose arguments these are.
 
     seed, x_init, x0_init, noise, model_kwargs, negative_kwargs, inpaint, overwrite, callback, at and progress are those of
-    `Sampler.__call__`. x_init or x0_init gives shape (for solvers of one variable) and device where they are left out. Samplers are kept
-    for later calls as long as their model lives, the last eight of each: what was asked before is not compiled again, and on a GPU it
-    becomes one CUDA graph.
+    `Sampler.__call__`. x_init or x0_init gives shape (for solvers of one variable) and device where they are left out. steps or nfe may
+    have an entry for each sample: those of the same budget are one batch, and tensors of B samples among the arguments are divided.
+
+    Samplers are kept for later calls as long as their model lives, the last eight of each: what was asked before is not compiled again,
+    and on a GPU it becomes one CUDA graph.
     """
+    asked = dict(locals())
     first = x0_init if x_init is None else x_init
     if isinstance(first, Tensor):
         shape = tuple(first.shape) if shape is None else shape
         device = first.device if device is None else device
+    if (budget := budgets.asked_for(steps, nfe)) is not None:
+        null = model.null if isinstance(model, Denoiser) else None
+        return budgets.sample(sample, budget, null, {**asked, "shape": shape, "device": device})
+    assert not isinstance(steps, Sequence)
+    assert not isinstance(nfe, Sequence)
     make = functools.partial(
         Sampler,
         model,

@@ -63,6 +63,7 @@ LAW = {
     "adapters": Row("api denoiser predictions schedules"),
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
     "branches": Row("denoiser"),
+    "budgets": Row("arguments"),
     "functions": Row("schedules"),
     "watching": Row("plan sampler schedules"),
     "memo": Row("denoiser"),
