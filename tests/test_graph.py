@@ -517,6 +517,14 @@ def test_close_gives_back_and_a_later_call_works(place: Place) -> None:
     assert len(place.recorded) == 1
 
 
+def test_what_is_closed_is_in_no_other_hands(place: Place) -> None:
+    sampler = place.sampler(Net(place.device), graph="require")
+    sampler()
+    (shelf,) = sampler._pool._graphs.values()  # a call of another thread may have it in hand
+    sampler.close()
+    assert not shelf
+
+
 def test_sample_keeps_samplers_while_the_model_lives(place: Place) -> None:
     net = Net(place.device)
 

@@ -20,7 +20,7 @@ from fastsolve.executors.watch import Watch
 _REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
 _choosing = threading.Lock()
 # A capture begins with a synchronisation of the device, which another one would not survive.
-_capturing = threading.Lock()
+_capturing = threading.RLock()  # what is collected as garbage meanwhile may close samplers
 
 
 class UncapturableError(RuntimeError):
@@ -102,9 +102,10 @@ class CudaRecorder:
     def _recover(self, pool: Any) -> None:
         """What torch leaves undone when a capture fails: its allocator holds events back, its generator believes to be captured."""
         torch.cuda.set_stream(torch.cuda.default_stream(self._device))
-        for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            with contextlib.suppress(RuntimeError, AttributeError):  # done already, or another torch
-                getattr(torch._C, undo)(self._device.index, pool)
+        # Refused where the capture itself ended well: then the pool is the graph's, and released twice it would end the process.
+        with contextlib.suppress(RuntimeError, AttributeError):  # or another torch
+            torch._C._cuda_endAllocateToPool(self._device.index, pool)
+            torch._C._cuda_releasePool(self._device.index, pool)
         with self._own_stream() as side:
             _capture(lambda: torch.zeros(1, device=self._device), torch.cuda.graph_pool_handle(), side)
 
@@ -112,9 +113,26 @@ class CudaRecorder:
 def _capture(work: Callable[[], object], pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     # thread_local: other threads may allocate and launch meanwhile.
-    with torch.cuda.graph(graph, pool, stream, "thread_local"):
+    with torch.cuda.graph(graph, pool, stream, "thread_local"), _own_workspaces():
         work()
     return graph
+
+
+@contextlib.contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """cuBLAS works in memory that torch keeps for a stream until somebody clears it, such as its compiler: a graph needs its own."""
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
+def give_back() -> None:
+    """What torch's allocator holds and nobody uses, to the device: but not while another thread captures, which is an error in torch."""
+    if not torch.cuda.is_current_stream_capturing():
+        with _capturing:
+            torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

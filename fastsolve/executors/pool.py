@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsolve.executors.conditioning import UnfollowedError, signature
-from fastsolve.executors.graph import Captured, Recorder, UncapturableError
+from fastsolve.executors.graph import Captured, Recorder, UncapturableError, give_back
 from fastsolve.executors.run import Backend, Run, Setting
 from fastsolve.lower import Program
 
@@ -148,10 +148,10 @@ class Pool:
         with self._lock:
             graphs, self._graphs, self._runs, self._hindrances = self._graphs, OrderedDict(), OrderedDict(), {}
         for shelf in graphs.values():
-            for captured in shelf:
+            while (captured := _popped(shelf)) is not None:  # which then is in no other thread's hands
                 captured.close()
         if graphs and self._setting.device.type == "cuda":
-            torch.cuda.empty_cache()  # the memory of a graph's pool serves nobody else until then
+            give_back()  # the memory of a graph's pool serves nobody else until then
 
 
 def _popped(shelf: list[_T]) -> _T | None:

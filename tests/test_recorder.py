@@ -1,0 +1,94 @@
+"""What `CudaRecorder` tells torch, in order, where torch.cuda is played: the capture's own errors need a GPU (`test_gpu`)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from fastsolve.executors import graph
+from fastsolve.executors.graph import CudaRecorder
+
+
+class Stream:
+    cuda_stream = 1
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Calls that a CPU can only note."""
+    log: list[str] = []
+
+    @contextlib.contextmanager
+    def capture(*args: object) -> Iterator[None]:
+        log.append("begin")
+        yield
+        log.append("end")
+
+    plays: dict[str, object] = {
+        "graph": capture,
+        "CUDAGraph": object,
+        "Stream": lambda *args, **kwargs: Stream(),
+        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": lambda device: Stream(),
+        "default_stream": lambda device: Stream(),
+        "set_stream": lambda stream: None,
+        "graph_pool_handle": lambda: (0, 1),
+        "is_current_stream_capturing": lambda: False,
+        "empty_cache": lambda: log.append("empty"),
+    }
+    for name, play in plays.items():
+        monkeypatch.setattr(torch.cuda, name, play)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: log.append("clear"), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: log.append("release"))
+    return log
+
+
+def test_a_graph_works_in_memory_of_its_own(told: list[str]) -> None:
+    CudaRecorder(torch.device("cpu")).record(lambda: told.append("work"))
+    assert told == ["begin", "clear", "work", "clear", "end"]
+
+
+@pytest.mark.parametrize("spoilt", [True, False], ids=["the capture too", "the capture itself ended well"])
+def test_after_an_error_a_pool_is_released_once(told: list[str], monkeypatch: pytest.MonkeyPatch, spoilt: bool) -> None:
+    """By torch, with the graph, where the capture ended: by us where it could not."""
+
+    def end(device: int, pool: object) -> None:
+        if not spoilt:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+
+    def work() -> None:
+        raise ValueError("of the model")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    with pytest.raises(ValueError, match="of the model"):
+        CudaRecorder(torch.device("cpu")).record(work)
+    assert told.count("release") == spoilt
+    assert told.count("clear") == 4  # around what failed, and around the empty graph that mends torch
+
+
+def in_a_thread(work: Callable[[], object]) -> object:
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_memory_is_given_back_while_nobody_captures(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[object] = []
+
+    def empty() -> None:
+        locked.append(not in_a_thread(lambda: graph._capturing.acquire(blocking=False)))
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    graph.give_back()
+    assert locked == [True]
+    CudaRecorder(torch.device("cpu")).record(graph.give_back)  # what a model's garbage may do: it waits for no lock
+    assert locked == [True, True]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    graph.give_back()
+    assert locked == [True, True]
