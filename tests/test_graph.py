@@ -194,7 +194,11 @@ def test_nested_arguments_are_followed(place: Place) -> None:
     assert len(place.recorded) == 1
 
 
-@pytest.mark.parametrize("value", [torch.ones(2, device="meta"), object(), {1, 2}], ids=["elsewhere", "object", "set"])
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(2, device="meta"), torch.eye(2).to_sparse(), object(), {1, 2}],
+    ids=["elsewhere", "sparse", "object", "set"],
+)
 def test_arguments_that_a_graph_cannot_follow(place: Place, value: object) -> None:
     def model(x: Tensor, t: Tensor, extra: object = None) -> Tensor:
         return x * 0.5

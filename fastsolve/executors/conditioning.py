@@ -26,6 +26,8 @@ def _signed(value: object, name: str, device: torch.device, tensors: list[Tensor
     if isinstance(value, Tensor):
         if value.device != device:
             raise UnfollowedError(f"{name} lies on {value.device}, and a graph on {device} would not see it change")
+        if value.layout is not torch.strided or value.is_nested:
+            raise UnfollowedError(f"{name} is no dense tensor, and a graph would read what it held at first")
         tensors.append(value)
         return (value.dtype, value.shape, value.stride(), type(value))
     if isinstance(value, _PLAIN):
