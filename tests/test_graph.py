@@ -236,6 +236,31 @@ def test_new_coefficients_and_levels_need_no_new_graph(place: Place) -> None:
     assert len(place.recorded) == 1
 
 
+def test_nothing_is_shared_with_another_model(place: Place) -> None:
+    nets = [Net(place.device), Net(place.device).eval()]
+    with torch.no_grad():
+        nets[1].scale.fill_(0.25)
+    samplers = [place.sampler(net, graph="require") for net in nets]
+    samplers[1].share(samplers[0])
+    for net, sampler in zip(nets, samplers, strict=True):
+        assert_bits_equal(sampler(seed=1), by_launches(place, net)(seed=1))
+        assert_bits_equal(sampler(seed=2), by_launches(place, net)(seed=2))
+    methods = [place.sampler(nets[0].forward, graph="require") for _ in range(2)]
+    methods[1].share(methods[0])
+    assert methods[1]._pool is methods[0]._pool
+
+
+def test_what_cannot_be_captured_is_not_remembered_without_end(place: Place) -> None:
+    def model(x: Tensor, t: Tensor, y: Tensor | None = None, gain: float = 1.0) -> Tensor:
+        assert y is not None
+        return x * y.add_(gain)[0]
+
+    sampler = place.sampler(model, solver="ddim", steps=1)
+    for gain in range(40):
+        sampler(model_kwargs={"y": place.tensor(1.0, 2.0), "gain": float(gain)})
+    assert len(sampler._pool._hindrances) <= 16
+
+
 def test_sample_shares_a_graph_among_questions(place: Place) -> None:
     denoiser = guided(place)
 

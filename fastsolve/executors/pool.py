@@ -102,6 +102,8 @@ class Pool:
         try:
             out = captured(given.seeds, given.start, given.noise, conditioning, self._required)
         except UncapturableError as hindrance:
+            if len(self._hindrances) == _KINDS_KEPT:
+                self._hindrances.clear()
             self._hindrances[key] = str(hindrance)
             raise
         idle.append(captured)  # not after an error: what stopped half way is dropped
