@@ -438,6 +438,27 @@ def test_a_model_that_writes_its_arguments_is_not_captured(place: Place) -> None
     assert "model_kwargs" in str(sampler)
 
 
+def counts_in_a_dict(x: Tensor, t: Tensor, c: dict[str, Tensor | int]) -> Tensor:
+    c["n"] = c.get("n", 0) + 1
+    return x * c["n"]
+
+
+def replaces_in_a_dict(x: Tensor, t: Tensor, c: dict[str, Tensor | int]) -> Tensor:
+    c["h"] = c["h"] * 0.5
+    return x * c["h"]
+
+
+@pytest.mark.parametrize("model", [counts_in_a_dict, replaces_in_a_dict])
+def test_a_model_that_writes_into_a_dict_of_its_arguments_is_not_captured(
+    place: Place, model: Callable[..., Tensor]
+) -> None:
+    sampler, plain = place.sampler(model), by_launches(place, model)
+    for _ in range(3):
+        got, want = (run(model_kwargs={"c": {"h": place.tensor(0.5)}}) for run in (sampler, plain))
+        assert_bits_equal(got, want)
+    assert "model_kwargs" in str(sampler)
+
+
 def test_an_error_of_the_model_is_its_own(place: Place) -> None:
     broken = True
 

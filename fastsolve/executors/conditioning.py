@@ -40,6 +40,12 @@ def _signed(value: object, name: str, device: torch.device, tensors: list[Tensor
     raise UnfollowedError(f"{name} is of type {type(value).__name__}, whose changes a graph would not see")
 
 
+def contents(arguments: Sequence[dict[str, object]], device: torch.device) -> Hashable:
+    """What changes when a model writes into its arguments. Raises UnfollowedError for what it may have put there."""
+    asked, tensors = signature(arguments, device)
+    return asked, tuple((id(tensor), tensor._version) for tensor in tensors)
+
+
 def replaced(kwargs: dict[str, object], tensors: Iterator[Tensor]) -> dict[str, object]:
     """The same arguments around other tensors, taken in the order of `signature`."""
     return {name: _rebuilt(value, tensors) for name, value in kwargs.items()}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastsolve.executors.conditioning import replaced, signature
+from fastsolve.executors.conditioning import contents, replaced, signature
 from fastsolve.executors.run import Run
 from fastsolve.executors.watch import Watch
 
@@ -169,8 +169,8 @@ class Captured:
             self._conditioning = [torch.empty_like(t).copy_(t) for t in tensors]
             self._out = run.new()
         left = iter(self._conditioning)
-        own = [replaced(kwargs, left) for kwargs in arguments]
-        self._models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in own]
+        self._own = [replaced(kwargs, left) for kwargs in arguments]
+        self._models = [functools.partial(model, **kwargs) if kwargs else model for kwargs in self._own]
         self._watch: Watch | None = None
         self._graph: Graph | None = None
         self._restless = 0  # runs in a row in which the model replaced parts of its own
@@ -199,13 +199,13 @@ class Captured:
             own.copy_(given)
         if self._watch is None or not self._watch.holds():  # another model than the one that was warmed up or captured
             self.close()
-            versions, before = [t._version for t in self._conditioning], Watch(self._model)
+            handed, before = contents(self._own, self.run.device), Watch(self._model)
             out = self._recorder.aside(self._by_launches)
             # Once is nothing: some models are completed by their first call.
             self._restless = 0 if before.holds() else self._restless + 1
             if self._restless > 1:
                 raise UncapturableError(_REPLACES)
-            if [t._version for t in self._conditioning] != versions:
+            if contents(self._own, self.run.device) != handed:
                 raise UncapturableError("the model writes into its model_kwargs")
             self._watch = Watch(self._model)
             if at_once:
