@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsolve.executors import graph
 from fastsolve.executors.graph import CudaRecorder
@@ -50,6 +51,30 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_graph_works_in_memory_of_its_own(told: list[str]) -> None:
     CudaRecorder(torch.device("cpu")).record(lambda: told.append("work"))
     assert told == ["begin", "clear", "work", "clear", "end"]
+
+
+def test_a_graph_casts_its_own_weights(told: list[str]) -> None:
+    """Also where a model enters autocast by itself, inside its caller's: what is cast is then kept for the caller."""
+    weight, x = torch.ones(4, 4, requires_grad=True), torch.ones(2, 4)
+    inner = torch.autocast("cpu", torch.bfloat16)
+    places: list[int] = []
+
+    class Places(TorchDispatchMode):
+        def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: object = None) -> object:
+            if func is torch.ops.aten._to_copy.default and args[0] is weight:
+                places.append(1)
+            return func(*args, **(kwargs or {}))  # type: ignore[operator]
+
+    @inner
+    def model() -> None:
+        x @ weight
+
+    with torch.autocast("cpu", torch.bfloat16), Places():
+        for count in (1, 2, 3):
+            CudaRecorder(torch.device("cpu")).record(model)
+            assert len(places) == count
+        model()
+        assert len(places) == 4
 
 
 @pytest.mark.parametrize("spoilt", [True, False], ids=["the capture too", "the capture itself ended well"])

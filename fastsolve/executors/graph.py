@@ -79,7 +79,7 @@ class CudaRecorder:
         with self._own_stream() as side:
             side.wait_stream(current)
             try:
-                with torch.cuda.stream(side), _no_cast_cache():
+                with torch.cuda.stream(side), _nothing_kept():
                     out = work()
             finally:  # after an error too: the buffers that are freed then belong to the current stream
                 current.wait_stream(side)
@@ -89,7 +89,7 @@ class CudaRecorder:
     def record(self, work: Callable[[], None]) -> Graph:
         """A captured graph. Raises what the work raises, or CUDA's own error for what cannot be captured."""
         # After a failure torch leaves its side stream as the current one: the outermost of these puts ours back.
-        with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing, _no_cast_cache():
+        with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing:
             pool = torch.cuda.graph_pool_handle()
             try:
                 with self._own_stream() as side:
@@ -113,19 +113,9 @@ class CudaRecorder:
 def _capture(work: Callable[[], object], pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     # thread_local: other threads may allocate and launch meanwhile.
-    with torch.cuda.graph(graph, pool, stream, "thread_local"), _own_workspaces():
+    with torch.cuda.graph(graph, pool, stream, "thread_local"), _nothing_kept():
         work()
     return graph
-
-
-@contextlib.contextmanager
-def _own_workspaces() -> Iterator[None]:
-    """cuBLAS works in memory that torch keeps for a stream until somebody clears it, such as its compiler: a graph needs its own."""
-    torch._C._cuda_clearCublasWorkspaces()
-    try:
-        yield
-    finally:
-        torch._C._cuda_clearCublasWorkspaces()
 
 
 def give_back() -> None:
@@ -136,14 +126,23 @@ def give_back() -> None:
 
 
 @contextlib.contextmanager
-def _no_cast_cache() -> Iterator[None]:
-    """Weights that autocast has cast lie in its cache only until the caller leaves autocast: a graph must cast its own."""
+def _nothing_kept() -> Iterator[None]:
+    """Torch keeps weights that autocast has cast until the caller leaves autocast, and the memory that cuBLAS works in until somebody,
+    such as its own compiler, clears it: a graph must have its own of both.
+    """
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
+        _clear()
         yield
     finally:
+        _clear()
         torch.set_autocast_cache_enabled(cached)
+
+
+def _clear() -> None:
+    torch.clear_autocast_cache()
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 class Captured:
