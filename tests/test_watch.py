@@ -83,6 +83,32 @@ def test_variables_of_inner_functions_are_seen(monkeypatch: pytest.MonkeyPatch) 
     assert not watch.holds()
 
 
+class Owner:
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return x * 0.5
+
+
+@pytest.mark.parametrize("how", ["list", "dict", "attribute"])
+def test_modules_are_found(how: str) -> None:
+    net = Net()
+    listed, named = [0.5, net], {"net": net}
+    models: dict[str, Callable[..., Tensor]] = {
+        "list": lambda x, t: listed[1](x, t),  # type: ignore[operator]
+        "dict": lambda x, t: named["net"](x, t),
+        "attribute": Owner(nets=(net,)),
+    }
+    watch = Watch(models[how])
+    assert watch.holds()
+    net.weight.data = net.weight.data + 1
+    assert not watch.holds()
+    watch = Watch(models[how])
+    listed[1] = named["net"] = Net()
+    assert watch.holds() == (how == "attribute")
+
+
 def patched() -> Net:
     """As hooks of other libraries do."""
     net, forward = Net(), Net.forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -28,8 +28,9 @@ class Watch:
     """Parameters, buffers, submodules and other tensors of every module that a model reaches, where and how their memory lies, and who
     is in training mode.
 
-    Reached are: the model, what a method is bound to, the parts of a partial, modules and tensors among an object's attributes, and
-    the outer variables of a function (globals included), which are watched themselves. Weights that change in place are no change: a
+    Reached are: the model, what a method is bound to, the parts of a partial, modules and tensors among an object's attributes,
+    the outer variables of a function (globals included), which are watched themselves, and modules and tensors in a list, tuple or
+    dict that is one of these. Weights that change in place are no change: a
     graph reads them anew. What a model decides in Python by anything else, such as a counter of its own, cannot be seen.
 
     It holds the parts of a model and not the model, so that what is kept beside a model can go with it: unless one of those holds it.
@@ -102,11 +103,15 @@ class Watch:
                 if getattr(v := thing.__globals__[name], "__globals__", thing.__globals__) is thing.__globals__
             ]
             parts = [*map(_content, cells), *near]
+        elif isinstance(thing, dict | list | tuple):
+            keys = [key for key, v in _items(thing) if isinstance(v, Module | Tensor)]
+            self._reads += [functools.partial(_item, thing, key) for key in keys]
+            parts = [thing[key] for key in keys]
         elif isinstance(thing, type | ModuleType) or not hasattr(thing, "__dict__"):
             return
         else:
             attributes = vars(thing)
-            names = [name for name, v in attributes.items() if isinstance(v, Module | Tensor)]
+            names = [name for name, v in attributes.items() if isinstance(v, Module | Tensor | dict | list | tuple)]
             self._note(thing, names)
             parts = [attributes[name] for name in names]
         parts.append(getattr(thing, "__wrapped__", None))
@@ -118,6 +123,17 @@ def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet
+        return None
+
+
+def _items(thing: dict[Any, object] | list[object] | tuple[object, ...]) -> Iterable[tuple[Any, object]]:
+    return thing.items() if isinstance(thing, dict) else enumerate(thing)
+
+
+def _item(thing: Any, key: Any) -> object:
+    try:
+        return thing[key]
+    except (KeyError, IndexError):
         return None
 
 
