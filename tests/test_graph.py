@@ -488,6 +488,19 @@ def test_a_bar_and_a_look_at_every_output_need_launches(place: Place) -> None:
         place.sampler(net, graph="require", check_finite=True)()
 
 
+def test_the_reason_is_that_of_the_last_call(place: Place) -> None:
+    sampler = place.sampler(Net(place.device))
+    sampler(progress=True)
+    assert "launch by launch (a graph makes all calls at once" in str(sampler)
+    sampler()
+    assert "captured in the second call" in str(sampler)
+    sampler()
+    sampler(progress=True)
+    assert "(1 captured), the last launch by launch (a graph makes all calls at once" in str(sampler)
+    sampler()
+    assert "launch by launch" not in str(sampler)
+
+
 def test_autocast_is_part_of_the_question(place: Place) -> None:
     net = Net(place.device)
     denoiser = Denoiser(lambda x, t: net(x, t).float(), "vp", "eps", device=place.device)

@@ -47,7 +47,7 @@ class Pool:
         required: bool = False,
     ) -> None:
         self._setting, self._make, self._recorder, self._required = setting, make, recorder, required
-        self._without = without  # the last reason to run launch by launch
+        self._without = without  # the reason why the last call ran launch by launch
         self._runs: OrderedDict[Hashable, list[Run]] = OrderedDict()
         self._graphs: OrderedDict[Hashable, list[Captured]] = OrderedDict()
         self._hindrances: dict[Hashable, str] = {}
@@ -74,7 +74,9 @@ class Pool:
             try:
                 if check_finite or on_call is not None:
                     raise UnfollowedError("a graph makes all calls at once: no bar moves, no output is looked at")
-                return self._graphed(self._recorder, key, program, model, given)
+                out = self._graphed(self._recorder, key, program, model, given)
+                self._without = ""
+                return out
             except (UnfollowedError, UncapturableError) as hindrance:
                 if self._required:
                     raise RuntimeError(f"graph='require', and this cannot be one: {hindrance}") from hindrance
@@ -102,7 +104,7 @@ class Pool:
         try:
             out = captured(given.seeds, given.start, given.noise, conditioning, self._required)
         except UncapturableError as hindrance:
-            if len(self._hindrances) == _KINDS_KEPT:
+            if len(self._hindrances) >= _KINDS_KEPT:
                 self._hindrances.clear()
             self._hindrances[key] = str(hindrance)
             raise
@@ -139,6 +141,8 @@ class Pool:
         if self._recorder is None:
             return f"launch by launch ({self._without})"
         recorded = sum(captured.recorded for shelf in list(self._graphs.values()) for captured in list(shelf))
+        if recorded and self._without:
+            return f"one launch per sample ({recorded} captured), the last launch by launch ({self._without})"
         if recorded:
             return f"one launch per sample ({recorded} captured)"
         if self._without:
