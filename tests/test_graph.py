@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -180,6 +181,16 @@ def test_other_arguments_are_another_graph(place: Place) -> None:
     for kwargs in asked * 2:
         assert_bits_equal(sampler(model_kwargs=kwargs), plain(model_kwargs=kwargs))
     assert len(place.recorded) == len(asked)
+
+
+def test_numbers_are_told_apart_by_all_they_are(place: Place) -> None:
+    def model(x: Tensor, t: Tensor, gain: float) -> Tensor:
+        return x * math.copysign(0.5, gain)
+
+    sampler, plain = place.sampler(model, graph="require"), by_launches(place, model)
+    for text in ("0.0", "-0.0", "nan") * 2:
+        assert_bits_equal(sampler(model_kwargs={"gain": float(text)}), plain(model_kwargs={"gain": float(text)}))
+    assert len(place.recorded) == 3
 
 
 def nested(x: Tensor, t: Tensor, c: dict[str, list[Tensor]] | None = None) -> Tensor:

@@ -31,7 +31,7 @@ def _signed(value: object, name: str, device: torch.device, tensors: list[Tensor
         tensors.append(value)
         return (value.dtype, value.shape, value.stride(), type(value))
     if isinstance(value, _PLAIN):
-        return (type(value), value)
+        return (type(value), repr(value))  # which tells 0.0 from -0.0, and no nan from another
     if type(value) is dict:
         return (dict, *((key, _signed(v, f"{name}[{key!r}]", device, tensors)) for key, v in value.items()))
     if type(value) is list or type(value) is tuple:
