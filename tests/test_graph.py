@@ -436,6 +436,16 @@ def test_what_cannot_be_captured_runs_launch_by_launch(
         place.sampler(net, graph="require")()
 
 
+def test_the_reason_is_no_error_that_the_caller_handles(place: Place) -> None:
+    sampler = place.sampler(synchronises)
+    try:
+        raise KeyError("of the caller")
+    except KeyError:
+        for _ in range(2):
+            sampler()
+    assert "not permitted" in str(sampler)
+
+
 def test_a_model_that_writes_its_arguments_is_not_captured(place: Place) -> None:
     def counts(x: Tensor, t: Tensor, seen: Tensor | None = None) -> Tensor:
         assert seen is not None

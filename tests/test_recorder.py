@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -101,6 +102,30 @@ def in_a_thread(work: Callable[[], object]) -> object:
     thread.start()
     thread.join()
     return results[0]
+
+
+def test_a_thread_waits_where_torch_has_no_more_streams(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = itertools.cycle(range(32))
+
+    class OneOfMany(Stream):
+        def __init__(self) -> None:
+            self.cuda_stream = next(handles)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *args, **kwargs: OneOfMany())
+    recorder, used = CudaRecorder(torch.device("cpu")), list[int]()
+
+    def work() -> None:
+        with CudaRecorder(torch.device("cpu"))._own_stream() as stream:
+            used.append(stream.cuda_stream)
+
+    thread = threading.Thread(target=work)
+    with contextlib.ExitStack() as streams:
+        held = [streams.enter_context(recorder._own_stream()).cuda_stream for _ in range(32)]
+        assert len(set(held)) == 32
+        thread.start()
+        thread.join(0.1)
+    thread.join()
+    assert len(used) == 1
 
 
 def test_memory_is_given_back_while_nobody_captures(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

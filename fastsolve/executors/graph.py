@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
@@ -18,7 +19,7 @@ from fastsolve.executors.run import Run
 from fastsolve.executors.watch import Watch
 
 _REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
-_choosing = threading.Lock()
+_choosing, _streams = threading.Lock(), threading.Semaphore(32)
 # A capture begins with a synchronisation of the device, which another one would not survive.
 _capturing = threading.RLock()  # what is collected as garbage meanwhile may close samplers
 
@@ -59,19 +60,16 @@ class CudaRecorder:
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[torch.cuda.Stream]:
         """The stream of the last time, or another of torch's 32: what a second thread sends to one that captures ends up in the graph."""
-        with _choosing:
-            for _ in range(32):
-                if self._side is not None and self._side.cuda_stream not in self._busy:
-                    break
-                self._side = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
-            else:
-                raise RuntimeError("more than 32 threads make graphs at once")
-            side = self._side
-            self._busy.add(side.cuda_stream)
-        try:
-            yield side
-        finally:
-            self._busy.discard(side.cuda_stream)
+        with _streams:
+            with _choosing:
+                while self._side is None or self._side.cuda_stream in self._busy:
+                    self._side = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+                side = self._side
+                self._busy.add(side.cuda_stream)
+            try:
+                yield side
+            finally:
+                self._busy.discard(side.cuda_stream)
 
     def aside(self, work: Callable[[], Tensor]) -> Tensor:
         """Does the work on a side stream; the result belongs to the current one."""
@@ -232,18 +230,19 @@ class Captured:
     def _record(self) -> None:
         if self.run.writes_t:
             raise UncapturableError("the model writes into its t")
+        handled = sys.exc_info()[1]
         try:
             self._graph = self._recorder.record(self._work)
         except Exception as error:
-            raise UncapturableError(_reason(error)) from error
+            raise UncapturableError(_reason(error, handled)) from error
         if self._watch is not None and not self._watch.holds():
             self.close()
             raise UncapturableError(_REPLACES)
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the error that came first: torch's own at the end of a spoilt capture says less."""
-    while error.__context__ is not None:
+def _reason(error: BaseException, handled: BaseException | None) -> str:
+    """The first line of the error that came first: torch's own at the end of a spoilt capture says less. handled: by the caller."""
+    while error.__context__ is not None and error.__context__ is not handled:
         error = error.__context__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
