@@ -388,11 +388,12 @@ def test_modules_behind_other_callables_are_watched(place: Place, how: str) -> N
 
 def test_compiled_modules_are_watched() -> None:
     net = Net("cpu")
-    watch = Watch(torch.compile(net, backend="eager"))
+    compiled = torch.compile(net, backend="eager")
+    watch = Watch(compiled)
     assert watch.holds()
     net.inner.eval()
     assert not watch.holds()
-    watch = Watch(torch.compile(net, backend="eager"))
+    watch = Watch(compiled)
     net.scale.data = net.scale.data * 2
     assert not watch.holds()
 

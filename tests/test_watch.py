@@ -71,6 +71,24 @@ def test_a_module_that_its_first_call_completes() -> None:
     assert not before.holds()
 
 
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modules_of_torchscript(how: str) -> None:
+    inner = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Linear(5, 5, bias=False))
+    net = torch.jit.script(inner) if how == "script" else torch.jit.trace(inner, torch.zeros(2, 5))
+    watch = Watch(net)
+    gc.collect()
+    assert watch.holds()
+    with torch.no_grad():
+        next(net.parameters()).add_(1.0)
+    assert watch.holds()
+    next(net.parameters()).data = torch.zeros(5, 5)
+    assert not watch.holds()
+    watch = Watch(net)
+    net.train(False)
+    assert not watch.holds()
+
+
 SCALE = 0.5
 
 

@@ -40,20 +40,21 @@ class Watch:
         self._reads: list[Callable[[], object]] = []
         roots = list(self._reached(model, set()))
         modules = {id(m): m for root in roots if isinstance(root, Module) for m in root.modules()}.values()
+        tops, self._states = set(map(id, roots)), list[dict[str, Any]]()
         for module in modules:
             self._note(module, [name for name, v in vars(module).items() if isinstance(v, Tensor)])
-        for root in roots:
-            if isinstance(root, Module):
-                self._note(root, ["training"])
+            if id(module) in tops or "training" not in vars(module):  # a compiled one tells the mode of that inside it
+                self._note(module, ["training"])
+            else:
+                self._states.append(vars(module))
         self._read = [read() for read in self._reads]
-        # A compiled module has no mode of its own: it tells that of the module inside, which is among these.
-        tops = set(map(id, roots))
-        self._states = [m.__dict__ for m in modules if "training" in m.__dict__ and id(m) not in tops]
         self._training = [state["training"] for state in self._states]
-        self._dicts: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._buffers, m._modules)]
+        self._dicts: list[Any] = [d for m in modules for d in (m._parameters, m._buffers, m._modules)]
         self._sizes = list(map(len, self._dicts))
-        self._filled = [d for d in self._dicts if d]
-        self._values = list(chain.from_iterable(d.values() for d in self._filled))
+        # The values of a dict stay its own. TorchScript has something else in place of dicts, whose values are asked for each time.
+        self._live = [d.values() for d in self._dicts if d and isinstance(d, dict)]
+        self._scripted = [d for d in self._dicts if d and not isinstance(d, dict)]
+        self._values = list(self._now())
         tensors = {id(v): v for v in [*self._values, *self._read, *roots] if isinstance(v, Tensor)}.values()
         self._tensors = [t for t in tensors if type(t) in _PLAIN and t.layout is torch.strided]
         self._facts = [list(map(fact, self._tensors)) for fact in _FACTS]
@@ -64,12 +65,15 @@ class Watch:
         """All is as it was: a graph captured then computes what the model would now."""
         return (
             list(map(len, self._dicts)) == self._sizes
-            and all(map(operator.is_, chain.from_iterable(map(dict.values, self._filled)), self._values))
+            and all(map(operator.is_, self._now(), self._values))
             and all(map(operator.is_, [read() for read in self._reads], self._read))
             and [state["training"] for state in self._states] == self._training
             and all(list(map(fact, self._tensors)) == known for fact, known in zip(_FACTS, self._facts, strict=True))
             and list(map(_inside, self._others)) == self._inside
         )
+
+    def _now(self) -> Iterator[object]:
+        return chain(chain.from_iterable(self._live), chain.from_iterable(d.values() for d in self._scripted))
 
     def _note(self, thing: object, names: list[str]) -> None:
         """Attributes to look at, of something that may hold itself."""
@@ -150,7 +154,7 @@ def _same(thing: object) -> object:
 
 
 def _attribute(reference: Callable[[], object], name: str) -> object:
-    return vars(thing).get(name) if (thing := reference()) is not None else None
+    return getattr(reference(), name, None)
 
 
 def _inside(tensor: Tensor) -> tuple[object, ...]:
