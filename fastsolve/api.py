@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -133,6 +134,8 @@ def _kept(
         except TypeError:  # there are no weak references to a model of this kind
             return sampler
         for other in _memo.all_of(model):
+            if not isinstance(model, Denoiser):
+                sampler.denoiser = replace(sampler.denoiser, model=other.denoiser.model)  # one weak reference for all
             sampler.share(other)
         _memo.keep(model, key, sampler)
     return sampler

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import repeat
+from types import MethodType
 
 import torch
 from torch import Tensor
@@ -191,8 +192,15 @@ class Sampler:
     def share(self, other: Sampler) -> None:
         """Draws from the runs of a sampler of the same model, if they fit: graphs and buffers serve both, and only numbers differ.
 
-        Any number of samplers may share, and run at the same time.
+        Any number of samplers may share, and run at the same time. Of another model nothing is shared.
         """
+        mine, theirs = self.denoiser.model, other.denoiser.model
+        if self.denoiser.guide is not other.denoiser.guide:
+            return
+        if mine is not theirs and not (
+            isinstance(mine, MethodType) and mine == theirs
+        ):  # a method is made anew at every look
+            return
         if (self.setting, self.executor.name, self.graph) == (other.setting, other.executor.name, other.graph):
             self._pool = other._pool
 

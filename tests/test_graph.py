@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -183,6 +184,16 @@ def test_other_arguments_are_another_graph(place: Place) -> None:
     assert len(place.recorded) == len(asked)
 
 
+def test_numbers_are_told_apart_by_all_they_are(place: Place) -> None:
+    def model(x: Tensor, t: Tensor, gain: float) -> Tensor:
+        return x * math.copysign(0.5, gain)
+
+    sampler, plain = place.sampler(model, graph="require"), by_launches(place, model)
+    for text in ("0.0", "-0.0", "nan") * 2:
+        assert_bits_equal(sampler(model_kwargs={"gain": float(text)}), plain(model_kwargs={"gain": float(text)}))
+    assert len(place.recorded) == 3
+
+
 def nested(x: Tensor, t: Tensor, c: dict[str, list[Tensor]] | None = None) -> Tensor:
     return x * 0.5 if c is None else x * c["weights"][1]
 
@@ -195,7 +206,11 @@ def test_nested_arguments_are_followed(place: Place) -> None:
     assert len(place.recorded) == 1
 
 
-@pytest.mark.parametrize("value", [torch.ones(2, device="meta"), object(), {1, 2}], ids=["elsewhere", "object", "set"])
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(2, device="meta"), torch.eye(2).to_sparse(), object(), {1, 2}],
+    ids=["elsewhere", "sparse", "object", "set"],
+)
 def test_arguments_that_a_graph_cannot_follow(place: Place, value: object) -> None:
     def model(x: Tensor, t: Tensor, extra: object = None) -> Tensor:
         return x * 0.5
@@ -231,6 +246,31 @@ def test_new_coefficients_and_levels_need_no_new_graph(place: Place) -> None:
         plain = by_launches(place, denoiser, **change)  # type: ignore[arg-type]
         assert_bits_equal(sampler(seed=1, model_kwargs=kwargs), plain(seed=1, model_kwargs=kwargs))
     assert len(place.recorded) == 1
+
+
+def test_nothing_is_shared_with_another_model(place: Place) -> None:
+    nets = [Net(place.device), Net(place.device).eval()]
+    with torch.no_grad():
+        nets[1].scale.fill_(0.25)
+    samplers = [place.sampler(net, graph="require") for net in nets]
+    samplers[1].share(samplers[0])
+    for net, sampler in zip(nets, samplers, strict=True):
+        assert_bits_equal(sampler(seed=1), by_launches(place, net)(seed=1))
+        assert_bits_equal(sampler(seed=2), by_launches(place, net)(seed=2))
+    methods = [place.sampler(nets[0].forward, graph="require") for _ in range(2)]
+    methods[1].share(methods[0])
+    assert methods[1]._pool is methods[0]._pool
+
+
+def test_what_cannot_be_captured_is_not_remembered_without_end(place: Place) -> None:
+    def model(x: Tensor, t: Tensor, y: Tensor | None = None, gain: float = 1.0) -> Tensor:
+        assert y is not None
+        return x * y.add_(gain)[0]
+
+    sampler = place.sampler(model, solver="ddim", steps=1)
+    for gain in range(40):
+        sampler(model_kwargs={"y": place.tensor(1.0, 2.0), "gain": float(gain)})
+    assert len(sampler._pool._hindrances) <= 16
 
 
 def test_sample_shares_a_graph_among_questions(place: Place) -> None:
@@ -349,11 +389,12 @@ def test_modules_behind_other_callables_are_watched(place: Place, how: str) -> N
 
 def test_compiled_modules_are_watched() -> None:
     net = Net("cpu")
-    watch = Watch(torch.compile(net, backend="eager"))
+    compiled = torch.compile(net, backend="eager")
+    watch = Watch(compiled)
     assert watch.holds()
     net.inner.eval()
     assert not watch.holds()
-    watch = Watch(torch.compile(net, backend="eager"))
+    watch = Watch(compiled)
     net.scale.data = net.scale.data * 2
     assert not watch.holds()
 
@@ -397,6 +438,16 @@ def test_what_cannot_be_captured_runs_launch_by_launch(
         place.sampler(net, graph="require")()
 
 
+def test_the_reason_is_no_error_that_the_caller_handles(place: Place) -> None:
+    sampler = place.sampler(synchronises)
+    try:
+        raise KeyError("of the caller")
+    except KeyError:
+        for _ in range(2):
+            sampler()
+    assert "not permitted" in str(sampler)
+
+
 def test_a_model_that_writes_its_arguments_is_not_captured(place: Place) -> None:
     def counts(x: Tensor, t: Tensor, seen: Tensor | None = None) -> Tensor:
         assert seen is not None
@@ -407,6 +458,27 @@ def test_a_model_that_writes_its_arguments_is_not_captured(place: Place) -> None
     for _ in range(3):
         sampler(model_kwargs={"seen": seen})
     assert seen.item() == 3 * sampler.plan.nfe
+    assert "model_kwargs" in str(sampler)
+
+
+def counts_in_a_dict(x: Tensor, t: Tensor, c: dict[str, Tensor | int]) -> Tensor:
+    c["n"] = c.get("n", 0) + 1
+    return x * c["n"]
+
+
+def replaces_in_a_dict(x: Tensor, t: Tensor, c: dict[str, Tensor | int]) -> Tensor:
+    c["h"] = c["h"] * 0.5
+    return x * c["h"]
+
+
+@pytest.mark.parametrize("model", [counts_in_a_dict, replaces_in_a_dict])
+def test_a_model_that_writes_into_a_dict_of_its_arguments_is_not_captured(
+    place: Place, model: Callable[..., Tensor]
+) -> None:
+    sampler, plain = place.sampler(model), by_launches(place, model)
+    for _ in range(3):
+        got, want = (run(model_kwargs={"c": {"h": place.tensor(0.5)}}) for run in (sampler, plain))
+        assert_bits_equal(got, want)
     assert "model_kwargs" in str(sampler)
 
 
@@ -437,6 +509,19 @@ def test_a_bar_and_a_look_at_every_output_need_launches(place: Place) -> None:
         place.sampler(net, graph="require")(progress=True)
     with pytest.raises(RuntimeError, match="no output is looked at"):
         place.sampler(net, graph="require", check_finite=True)()
+
+
+def test_the_reason_is_that_of_the_last_call(place: Place) -> None:
+    sampler = place.sampler(Net(place.device))
+    sampler(progress=True)
+    assert "launch by launch (a graph makes all calls at once" in str(sampler)
+    sampler()
+    assert "captured in the second call" in str(sampler)
+    sampler()
+    sampler(progress=True)
+    assert "(1 captured), the last launch by launch (a graph makes all calls at once" in str(sampler)
+    sampler()
+    assert "launch by launch" not in str(sampler)
 
 
 def test_autocast_is_part_of_the_question(place: Place) -> None:
@@ -516,6 +601,14 @@ def test_close_gives_back_and_a_later_call_works(place: Place) -> None:
         assert graph() is None
     assert_bits_equal(sampler(seed=1), before)
     assert len(place.recorded) == 1
+
+
+def test_what_is_closed_is_in_no_other_hands(place: Place) -> None:
+    sampler = place.sampler(Net(place.device), graph="require")
+    sampler()
+    (shelf,) = sampler._pool._graphs.values()  # a call of another thread may have it in hand
+    sampler.close()
+    assert not shelf
 
 
 def test_sample_keeps_samplers_while_the_model_lives(place: Place) -> None:

@@ -94,6 +94,16 @@ def test_sources_need_not_be_contiguous_and_may_be_empty() -> None:
     assert fastsolve.combine(table, [x[:0], y[:0]])[0].shape == (0, 6)
 
 
+@pytest.mark.parametrize("seeds", [[], [3, 4]], ids=len)
+def test_seeds_of_no_draws_do_not_matter(seeds: list[int]) -> None:
+    table, sources, _, _ = given([F, F], 1, 0)
+    none = torch.empty(0, 2, dtype=torch.int32)
+    same(
+        fastsolve.combine(table, sources, draws=none, seeds=torch.tensor(seeds, dtype=torch.int64)),
+        spelled(table, sources, None, None, [F]),
+    )
+
+
 def test_torch_finds_nothing_wrong_with_the_operator() -> None:
     table, sources, draws, seeds = given([F, B], 2, 1)
     operator = torch.ops.fastsolve.combine.default

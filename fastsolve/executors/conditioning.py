@@ -7,11 +7,9 @@ from collections.abc import Hashable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fastsolve.executors.hindrance import UnfollowedError
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-
-
-class UnfollowedError(Exception):
-    """An argument whose changes a graph could not see."""
 
 
 def signature(arguments: Sequence[dict[str, object]], device: torch.device) -> tuple[Hashable, list[Tensor]]:
@@ -26,16 +24,24 @@ def _signed(value: object, name: str, device: torch.device, tensors: list[Tensor
     if isinstance(value, Tensor):
         if value.device != device:
             raise UnfollowedError(f"{name} lies on {value.device}, and a graph on {device} would not see it change")
+        if value.layout is not torch.strided or value.is_nested:
+            raise UnfollowedError(f"{name} is no dense tensor, and a graph would read what it held at first")
         tensors.append(value)
         return (value.dtype, value.shape, value.stride(), type(value))
     if isinstance(value, _PLAIN):
-        return (type(value), value)
+        return (type(value), repr(value))  # which tells 0.0 from -0.0, and no nan from another
     if type(value) is dict:
         return (dict, *((key, _signed(v, f"{name}[{key!r}]", device, tensors)) for key, v in value.items()))
     if type(value) is list or type(value) is tuple:
         parts = (_signed(v, f"{name}[{i}]", device, tensors) for i, v in enumerate(value))
         return (type(value), *parts)
     raise UnfollowedError(f"{name} is of type {type(value).__name__}, whose changes a graph would not see")
+
+
+def contents(arguments: Sequence[dict[str, object]], device: torch.device) -> Hashable:
+    """What changes when a model writes into its arguments. Raises UnfollowedError for what it may have put there."""
+    asked, tensors = signature(arguments, device)
+    return asked, tuple((id(tensor), tensor._version) for tensor in tensors)
 
 
 def replaced(kwargs: dict[str, object], tensors: Iterator[Tensor]) -> dict[str, object]:

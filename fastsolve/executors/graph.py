@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -10,20 +11,17 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fastsolve.executors.conditioning import replaced, signature
+from fastsolve.executors.conditioning import contents, replaced, signature
 from fastsolve.executors.given import Given
+from fastsolve.executors.hindrance import UncapturableError, reason
 from fastsolve.executors.run import Look, Run, Work, bound
 from fastsolve.executors.watch import Watch
 
 T = TypeVar("T")
 _REPLACES = "the model replaces parameters, buffers or outer variables of its own while it runs"
-_choosing = threading.Lock()
+_choosing, _streams = threading.Lock(), threading.Semaphore(32)
 # A capture begins with a synchronisation of the device, which another one would not survive.
-_capturing = threading.Lock()
-
-
-class UncapturableError(RuntimeError):
-    """A model that cannot run inside a captured graph, with the reason in one line."""
+_capturing = threading.RLock()  # what is collected as garbage meanwhile may close samplers
 
 
 class Graph(Protocol):
@@ -58,19 +56,16 @@ class CudaRecorder:
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[torch.cuda.Stream]:
         """The stream of the last time, or another of torch's 32: what a second thread sends to one that captures ends up in the graph."""
-        with _choosing:
-            for _ in range(32):
-                if self._side is not None and self._side.cuda_stream not in self._busy:
-                    break
-                self._side = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
-            else:
-                raise RuntimeError("more than 32 threads make graphs at once")
-            side = self._side
-            self._busy.add(side.cuda_stream)
-        try:
-            yield side
-        finally:
-            self._busy.discard(side.cuda_stream)
+        with _streams:
+            with _choosing:
+                while self._side is None or self._side.cuda_stream in self._busy:
+                    self._side = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+                side = self._side
+                self._busy.add(side.cuda_stream)
+            try:
+                yield side
+            finally:
+                self._busy.discard(side.cuda_stream)
 
     def aside(self, work: Callable[[], T]) -> T:
         """Does the work on a side stream; a tensor that comes of it belongs to the current one."""
@@ -78,7 +73,7 @@ class CudaRecorder:
         with self._own_stream() as side:
             side.wait_stream(current)
             try:
-                with torch.cuda.stream(side), _no_cast_cache():
+                with torch.cuda.stream(side), _nothing_kept():
                     out = work()
             finally:  # after an error too: the buffers that are freed then belong to the current stream
                 current.wait_stream(side)
@@ -92,7 +87,7 @@ class CudaRecorder:
         Raises what the work raises, or CUDA's own error for what cannot be captured.
         """
         # After a failure torch leaves its side stream as the current one: the outermost of these puts ours back.
-        with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing, _no_cast_cache():
+        with torch.cuda.stream(torch.cuda.current_stream(self._device)), _capturing:
             pool = torch.cuda.graph_pool_handle()
             try:
                 with self._own_stream() as side:
@@ -105,9 +100,10 @@ class CudaRecorder:
     def _recover(self, pool: Any) -> None:
         """What torch leaves undone when a capture fails: its allocator holds events back, its generator believes to be captured."""
         torch.cuda.set_stream(torch.cuda.default_stream(self._device))
-        for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            with contextlib.suppress(RuntimeError, AttributeError):  # done already, or another torch
-                getattr(torch._C, undo)(self._device.index, pool)
+        # Refused where the capture itself ended well: then the pool is the graph's, and released twice it would end the process.
+        with contextlib.suppress(RuntimeError, AttributeError):  # or another torch
+            torch._C._cuda_endAllocateToPool(self._device.index, pool)
+            torch._C._cuda_releasePool(self._device.index, pool)
         with self._own_stream() as side:
             _capture(lambda: torch.zeros(1, device=self._device), torch.cuda.graph_pool_handle(), side)
 
@@ -115,20 +111,36 @@ class CudaRecorder:
 def _capture(work: Callable[[], object], pool: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     # thread_local: other threads may allocate and launch meanwhile.
-    with torch.cuda.graph(graph, pool, stream, "thread_local"):
+    with torch.cuda.graph(graph, pool, stream, "thread_local"), _nothing_kept():
         work()
     return graph
 
 
+def give_back() -> None:
+    """What torch's allocator holds and nobody uses, to the device: but not while another thread captures, which is an error in torch."""
+    if not torch.cuda.is_current_stream_capturing():
+        with _capturing:
+            torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
-def _no_cast_cache() -> Iterator[None]:
-    """Weights that autocast has cast lie in its cache only until the caller leaves autocast: a graph must cast its own."""
+def _nothing_kept() -> Iterator[None]:
+    """Torch keeps weights that autocast has cast until the caller leaves autocast, and the memory that cuBLAS works in until somebody,
+    such as its own compiler, clears it: a graph must have its own of both.
+    """
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
+        _clear()
         yield
     finally:
+        _clear()
         torch.set_autocast_cache_enabled(cached)
+
+
+def _clear() -> None:
+    torch.clear_autocast_cache()
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 class Captured:
@@ -156,7 +168,8 @@ class Captured:
             self._conditioning = [torch.empty_like(t).copy_(t) for t in conditioning]
             self._out = run.new()
         left = iter(self._conditioning)
-        self._models = bound(models, [replaced(kwargs, left) for kwargs in arguments])
+        self._own = [replaced(kwargs, left) for kwargs in arguments]
+        self._models = bound(models, self._own)
         self._watch: Watch | None = None
         self._graphs: list[Graph] = []
         self._looks: list[Look | None] = []
@@ -177,21 +190,24 @@ class Captured:
             own.copy_(theirs)
         if self._watch is None or not self._watch.holds():  # another model than the one that was warmed up or captured
             self.close()
-            versions, before = [t._version for t in self._conditioning], Watch(*self._watched)
+            handed, before = contents(self._own, self.run.device), Watch(*self._watched)
             looks = self._loop(given)
 
             def part() -> Look | Tensor:
                 look = next(looks, None)
                 return self._out.clone() if look is None else look
 
+            looked = False
             while isinstance(out := self._recorder.aside(part), Look):
+                looked = True
                 yield out
             # Once is nothing: some models are completed by their first call.
             self._restless = 0 if before.holds() else self._restless + 1
             if self._restless > 1:
-                raise UncapturableError(_REPLACES)
-            if [t._version for t in self._conditioning] != versions:
-                raise UncapturableError("the model writes into its model_kwargs")
+                raise UncapturableError(_REPLACES, out)
+            if contents(self._own, self.run.device) != handed:
+                # Once more, then, and into those of the caller; unless the caller has seen this run.
+                raise UncapturableError("the model writes into its model_kwargs", out if looked else None)
             self._watch = Watch(*self._watched)
             if at_once:
                 self._record(given)
@@ -219,21 +235,14 @@ class Captured:
         if self.run.writes_t:
             raise UncapturableError("the model writes into its t")
         steps, looks = self._loop(given), list[Look | None]()
+        handled = sys.exc_info()[1]
         try:
             self._graphs = self._recorder.record([lambda: looks.append(next(steps, None))] * self.run.segments)
         except Exception as error:
-            raise UncapturableError(_reason(error)) from error
+            raise UncapturableError(reason(error, handled)) from error
         finally:
             steps.close()
         self._looks = looks
         if self._watch is not None and not self._watch.holds():
             self.close()
             raise UncapturableError(_REPLACES)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error that came first: torch's own at the end of a spoilt capture says less."""
-    while error.__context__ is not None:
-        error = error.__context__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

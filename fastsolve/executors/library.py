@@ -109,7 +109,7 @@ def _combine(
     if outs[0].numel() == 0:
         return outs
     table, sources = table.contiguous(), [source.contiguous() for source in sources]
-    batch = seeds.shape[0] if draws is not None and seeds is not None else 1
+    batch = seeds.shape[0] if draws is not None and seeds is not None and len(draws) else 1
     name = "eager"
     if all(tensor.dtype in HALF_OR_SINGLE for tensor in (*sources, *outs)):
         name = _executor(table.device, table.dtype)

@@ -10,9 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastsolve.executors.conditioning import UnfollowedError, signature
+from fastsolve.executors.conditioning import signature
 from fastsolve.executors.given import Given as Given
-from fastsolve.executors.graph import Captured, Recorder, UncapturableError
+from fastsolve.executors.graph import Captured, Recorder, give_back
+from fastsolve.executors.hindrance import UncapturableError, UnfollowedError
 from fastsolve.executors.run import Backend, Look, Run, Setting, Work, bound
 from fastsolve.program import Program
 
@@ -36,7 +37,7 @@ class Pool:
         required: bool = False,
     ) -> None:
         self._setting, self._make, self._recorder, self._required = setting, make, recorder, required
-        self._without = without  # the last reason to run launch by launch
+        self._without = without  # the reason why the last call ran launch by launch
         self._runs: OrderedDict[Hashable, list[Run]] = OrderedDict()
         self._graphs: OrderedDict[Hashable, list[Captured]] = OrderedDict()
         self._hindrances: dict[Hashable, str] = {}
@@ -63,11 +64,15 @@ class Pool:
             try:
                 if check_finite or on_call is not None:
                     raise UnfollowedError("a graph makes all calls at once: no bar moves, no output is looked at")
-                return (yield from self._graphed(self._recorder, key, program, models, given))
+                out = yield from self._graphed(self._recorder, key, program, models, given)
+                self._without = ""
+                return out
             except (UnfollowedError, UncapturableError) as hindrance:
                 if self._required:
                     raise RuntimeError(f"graph='require', and this cannot be one: {hindrance}") from hindrance
                 self._without = str(hindrance)
+                if isinstance(hindrance, UncapturableError) and hindrance.out is not None:
+                    return hindrance.out  # no call is made, and nothing seen, twice
         return (yield from self._by_launches(key, program, models, given, check_finite, on_call))
 
     def _graphed(
@@ -91,6 +96,8 @@ class Pool:
         try:
             out = yield from captured(given, conditioning, self._required)
         except UncapturableError as hindrance:
+            if len(self._hindrances) >= _KINDS_KEPT:
+                self._hindrances.clear()
             self._hindrances[key] = str(hindrance)
             raise
         except GeneratorExit:  # the caller has seen enough
@@ -133,6 +140,8 @@ class Pool:
         if self._recorder is None:
             return f"launch by launch ({self._without})"
         recorded = sum(captured.recorded for shelf in list(self._graphs.values()) for captured in list(shelf))
+        if recorded and self._without:
+            return f"one launch per sample ({recorded} captured), the last launch by launch ({self._without})"
         if recorded:
             return f"one launch per sample ({recorded} captured)"
         if self._without:
@@ -144,10 +153,10 @@ class Pool:
         with self._lock:
             graphs, self._graphs, self._runs, self._hindrances = self._graphs, OrderedDict(), OrderedDict(), {}
         for shelf in graphs.values():
-            for captured in shelf:
+            while (captured := _popped(shelf)) is not None:  # which then is in no other thread's hands
                 captured.close()
         if graphs and self._setting.device.type == "cuda":
-            torch.cuda.empty_cache()  # the memory of a graph's pool serves nobody else until then
+            give_back()  # the memory of a graph's pool serves nobody else until then
 
 
 def _popped(shelf: list[_T]) -> _T | None:
