@@ -44,6 +44,7 @@ LAW = {
     "presets": Row("grids", never=DEVICE),
     "ops": Row("forms", never=DEVICE),
     "plan": Row("forms ops", never=DEVICE),
+    "transitions": Row("forms ops plan", never=DEVICE),
     "draft": Row("forms ops plan predictions schedules", never=DEVICE),
     "solvers": Row("draft forms integrals schedules", never=DEVICE),
     "solvers/__init__": Row("draft forms integrals plan schedules", never=DEVICE, discovers=True),
