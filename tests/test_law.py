@@ -61,6 +61,7 @@ LAW = {
     "adapters": Row("api denoiser predictions schedules"),
     "arguments": Row("denoiser executors philox predictions schedules"),
     "memo": Row("denoiser"),
+    "logprob": Row("arguments denoiser ops plan transitions"),
     "sampler": Row(ANY),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names

@@ -1,0 +1,179 @@
+"""Log-probabilities of a sampler's transitions: along a recorded path, and again for stored ones, differentiable in the model.
+
+log N(next; mean, std^2) is summed over the elements of a sample; `/ numel` of a sample is the mean that Flow-GRPO takes. All is computed in
+the dtype of the states, which is float32 (or float64) whatever the model's: of a sum over 262144 elements float32 resolves 0.03, of
+their mean 1e-7. States stored in bfloat16 are refused: their rounding would pass for noise.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastsolve.arguments import branches
+from fastsolve.denoiser import Denoiser
+from fastsolve.ops import Eval
+from fastsolve.plan import Plan
+from fastsolve.transitions import Transition, path
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """A path of sampling with the law of each of its n stochastic transitions.
+
+    states: [m + 1, B, *shape]: the start, the states that the model was called on after it, the result. laws: law k is that of
+    states[laws[k].index + 1] given states[laws[k].reads]; laws of one `group` make one solver step, whose log-probability is their sum.
+    mean: [n, B, *shape]. std: [n]. logprob: [n, B], summed over a sample's elements. skipped: the other m - n transitions, which have
+    no density, each with its `reason`.
+    """
+
+    states: Tensor
+    laws: tuple[Transition, ...]
+    mean: Tensor
+    std: Tensor
+    logprob: Tensor
+    skipped: tuple[Transition, ...]
+
+    def __len__(self) -> int:
+        """The number of stochastic transitions."""
+        return len(self.laws)
+
+    def stored(self, k: int) -> tuple[Tensor | list[Tensor], Tensor, int]:
+        """What `logprob` takes for stochastic transition k: prev, next and step."""
+        law = self.laws[k]
+        prev = [self.states[i] for i in law.reads]
+        return prev[0] if len(prev) == 1 else prev, self.states[law.index + 1], law.index
+
+
+@torch.no_grad()
+def along(
+    denoiser: Denoiser,
+    plan: Plan,
+    states: Tensor | Sequence[Tensor],
+    *,
+    raws: Sequence[Sequence[Tensor]] | None = None,
+    model_kwargs: Mapping[str, object] | None = None,
+) -> Transitions:
+    """The transitions of a recorded path.
+
+    states: one [B, *shape] for each name in `path(plan).states`. raws: the model's outputs as sampling had them, for each of the plan's
+    calls one or, guided, two; without them the model is asked again where a stochastic transition needs it. model_kwargs: as in sampling.
+
+    Raises ValueError for another number of states or outputs, for shapes that differ, and for a state of several variables.
+    """
+    laws = path(plan).transitions
+    if len(states) != len(laws) + 1:
+        raise ValueError(f"a path of this plan has {len(laws) + 1} states, not {len(states)}")
+    if raws is not None and len(raws) != plan.nfe:
+        raise ValueError(f"raws holds the outputs of {len(raws)} model calls, and the plan makes {plan.nfe}")
+    first, *_ = kept = _checked(list(states), "states")
+    known = dict(zip(path(plan).states, kept, strict=True))
+    found, means, values = [law for law in laws if law.std], [], []
+    for k, law in enumerate(found):
+        _predict(denoiser, plan, law, known, model_kwargs or {}, raws)
+        mean = _mean(law, known, first)
+        means.append(mean)
+        values.append(_log_density(kept[law.index + 1], mean, law.std))
+        later = {plan.evals[j].d for other in found[k + 1 :] for j in other.calls}
+        for done in {plan.evals[j].d for j in law.calls} - later:
+            del known[done]
+    return Transitions(
+        torch.stack(kept),
+        tuple(found),
+        torch.stack(means) if means else first.new_empty(0, *first.shape),
+        torch.tensor([law.std for law in found], dtype=first.dtype, device=first.device),
+        torch.stack(values) if values else first.new_empty(0, len(first)),
+        tuple(law for law in laws if not law.std),
+    )
+
+
+def logprob(
+    denoiser: Denoiser,
+    plan: Plan,
+    prev: Tensor | Sequence[Tensor],
+    next: Tensor,
+    step: int,
+    *,
+    model_kwargs: Mapping[str, object] | None = None,
+) -> Tensor:
+    """log p of a stored transition, [B]: differentiable in the model's parameters, and in prev and next.
+
+    step: the transition's index on the path; that of the step, from 0, for solvers with one model call a step. prev: the states that
+    it reads, `path(plan).transitions[step].reads` (for one-step solvers the one tensor before), [B, *shape] each. next: the state it
+    leads to. The model is called once per entry of `calls`, twice with guidance, in its own dtypes. B may be any.
+
+    Raises ValueError where the transition has no density, and for tensors that do not fit; TypeError for a dtype too small.
+    """
+    laws = path(plan).transitions
+    index = operator.index(step)
+    if not 0 <= index < len(laws):
+        raise ValueError(f"step must be 0 to {len(laws) - 1}, the transitions of this plan, not {step}")
+    law = laws[index]
+    if law.reason:
+        raise ValueError(f"transition {index} of {plan.solver} has no density: {law.reason}")
+    read = [prev] if isinstance(prev, Tensor) else list(prev)
+    if len(read) != len(law.reads):
+        raise ValueError(f"transition {index} of {plan.solver} reads the states {law.reads}: prev holds {len(read)}")
+    _checked([next, *read], "next and prev")
+    known = {path(plan).states[i]: x for i, x in zip(law.reads, read, strict=True)}
+    _predict(denoiser, plan, law, known, model_kwargs or {}, None)
+    return _log_density(next, _mean(law, known, next), law.std)
+
+
+def _checked(tensors: list[Tensor], name: str) -> list[Tensor]:
+    first = tensors[0]
+    for x in tensors:
+        if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{name} must be float32 (or float64) tensors, as they were recorded, not {given}")
+        if x.shape != first.shape or x.dtype != first.dtype or x.dim() < 2:
+            raise ValueError(f"{name} must be of one shape [B, *shape] and dtype: {[list(y.shape) for y in tensors]}")
+    return tensors
+
+
+def _predict(
+    denoiser: Denoiser,
+    plan: Plan,
+    law: Transition,
+    known: dict[str, Tensor],
+    model_kwargs: Mapping[str, object],
+    raws: Sequence[Sequence[Tensor]] | None,
+) -> None:
+    """Adds to `known` the data predictions that a transition takes."""
+    for k in law.calls:
+        call = plan.evals[k]
+        if call.d not in known:
+            x = known[call.x]
+            raw = _asked(denoiser, call, x, model_kwargs) if raws is None else raws[k]
+            known[call.d] = functools.reduce(
+                operator.add, [b * r.to(x.dtype) for b, r in zip(call.b, raw, strict=True)], call.a * x
+            )
+
+
+def _asked(denoiser: Denoiser, call: Eval, x: Tensor, model_kwargs: Mapping[str, object]) -> list[Tensor]:
+    """The raw outputs at a state, on tensors of the model's own."""
+    dtype = denoiser.dtype or x.dtype
+    clock = dtype if dtype in (torch.float32, torch.float64) else x.dtype
+    raw = []
+    for kwargs in branches(denoiser, model_kwargs, len(call.b)):
+        t = torch.full((len(x),), call.t, dtype=clock, device=x.device)
+        out = denoiser.model((call.scale * x).to(dtype), t, **kwargs)
+        raw.append(out.clone() if denoiser.reuses_output else out)
+        if out.shape != x.shape:
+            raise ValueError(f"the model returned {list(out.shape)} for a state {list(x.shape)}")
+    return raw
+
+
+def _mean(law: Transition, known: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    return functools.reduce(operator.add, [c * known[name] for name, c in law.mean], torch.zeros_like(like))
+
+
+def _log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
+    z = ((x - mean) / std).flatten(1)
+    return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2.0 * math.pi))
