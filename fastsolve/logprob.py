@@ -2,7 +2,8 @@
 
 log N(next; mean, std^2) is summed over the elements of a sample; `/ numel` of a sample is the mean that Flow-GRPO takes. All is computed in
 the dtype of the states, which is float32 (or float64) whatever the model's: of a sum over 262144 elements float32 resolves 0.03, of
-their mean 1e-7. States stored in bfloat16 are refused: their rounding would pass for noise.
+their mean 1e-7. Where sums are subtracted, give the states in float64 to a Denoiser that states its dtype. States stored in bfloat16
+are refused: their rounding would pass for noise.
 """
 
 from __future__ import annotations

@@ -274,6 +274,24 @@ def test_the_ratio_is_1_at_unchanged_weights_of_a_bfloat16_model(solver: str) ->
     assert not torch.equal(logprob(denoiser, plan, *old.stored(1)), old.logprob[1])
 
 
+def test_float64_states_tell_small_changes_of_long_sums_apart() -> None:
+    """A change of the model that moves log p by less than float32 resolves of the sum."""
+    shape, plan = (1, 40000), flow_plan()
+    scale = torch.tensor(0.5, requires_grad=True)
+    denoiser = Denoiser(lambda x, t: scale * x, "flow", "flow", dtype=torch.float32)
+    x, y = normals(*shape, seed=3), normals(*shape, seed=4)
+    first = logprob(denoiser, plan, x, y, 2)
+    (slope,) = torch.autograd.grad(first.sum(), scale)
+    change = 1e-3 / slope.item()
+    with torch.no_grad():
+        scale += change
+        made = scale.double().item() - 0.5  # what float32 kept of it
+    second = logprob(denoiser, plan, x, y, 2)
+    assert first.dtype == torch.float64
+    assert torch.finfo(torch.float32).eps * first.abs().item() > 1e-3
+    assert (second - first).item() == pytest.approx(slope.item() * made, rel=0.01)
+
+
 def test_only_what_is_needed_is_called() -> None:
     recorder = Recorder(Net())
     denoiser = Denoiser(recorder, "flow", "flow")
