@@ -15,6 +15,7 @@ from fastsolve.draft import Draft as Draft
 from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
 from fastsolve.functions import dynamic_threshold as dynamic_threshold
+from fastsolve.logprob import Transitions as Transitions
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets

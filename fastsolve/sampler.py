@@ -1,36 +1,26 @@
-"""`Sampler`: a model, a plan and an executor, checked and bound to each other once."""
+"""`Sampler`: a compiled sampler and the ways to run it."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from itertools import repeat
-from types import MethodType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import arguments, branches, executors, functions, schedules, watching
+from fastsolve import arguments, branches, functions, logprob, watching
 from fastsolve.arguments import Asked
-from fastsolve.controls import Guidance
-from fastsolve.denoiser import Denoiser
-from fastsolve.executors import Given, Setting
-from fastsolve.functions import Hook
-from fastsolve.grids import Explicit, Grid
-from fastsolve.lower import lower
-from fastsolve.plan import Plan
-from fastsolve.planner import make_plan
-from fastsolve.predictions import Prediction
-from fastsolve.program import Program, stacked
-from fastsolve.schedules import Schedule
+from fastsolve.compiled import Compiled
+from fastsolve.executors import Given
+from fastsolve.logprob import Transitions
 from fastsolve.watching import At, Callback, Running, Step
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
 
 
-class Sampler:
+class Sampler(Compiled):
     """A sampler compiled once: `sampler(seed=...)` runs its plan. Any number of threads may call one at the same time.
 
     model: a `Denoiser`, or any callable model(x, t, **model_kwargs) with schedule and prediction beside it; t is [B], in the
@@ -49,92 +39,37 @@ class Sampler:
     Raises ValueError or TypeError, before the model is called, for anything that cannot work.
     """
 
-    def __init__(
+    @overload
+    def __call__(
         self,
-        model: Denoiser | Callable[..., Tensor],
-        shape: Sequence[int] | None = None,
         *,
-        solver: str = "seeds3",
-        steps: int | None = None,
-        nfe: int | None = None,
-        grid: str | Grid | Sequence[float] | Sequence[Grid | Sequence[float]] | None = None,
-        schedule: str | Schedule | None = None,
-        prediction: str | Prediction | None = None,
-        guidance: float | Guidance | Sequence[float | Guidance] | None = None,
-        clip: float | tuple[float, float] | None = None,
-        x0_hook: Hook | None = None,
-        options: Mapping[str, object] | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-        executor: str = "auto",
-        graph: str = "auto",
-        check_finite: bool = False,
-    ) -> None:
-        self.denoiser = arguments.as_denoiser(model, schedule, prediction)
-        law = schedules.get(self.denoiser.schedule if schedule is None else schedule)
-        if guidance is not None and self.denoiser.null is None and self.denoiser.guide is None:
-            raise ValueError(
-                "guidance needs the unconditional call: give a Denoiser whose null holds its keyword arguments ({} if they come as "
-                "negative_kwargs with each call), or whose guide is another network"
-            )
-        whole = arguments.full_shape(shape, self.denoiser.shape)
-        guidances = arguments.one_per_sample("guidance", guidance, whole[0])
-        levels = arguments.one_per_sample("grid", grid, whole[0])
-        explicit = (
-            levels is not None or isinstance(grid, Explicit) or not (grid is None or isinstance(grid, str | Grid))
-        )
-        if steps is None and nfe is None and not explicit:
-            nfe = self.denoiser.nfe
-        make: Callable[..., Plan] = functools.partial(
-            make_plan,
-            solver,
-            schedule=law,
-            steps=steps,
-            nfe=nfe,
-            prediction=self.denoiser.prediction,
-            clip=clip,
-            hooked=x0_hook is not None,
-            both=guidances is not None,
-            options=options,
-        )
-        # Samples of one batch, each with its own numbers, are one program if their plans differ in nothing else.
-        pairs = zip(guidances or repeat(guidance), levels or repeat(grid), range(whole[0]), strict=False)
-        plans = (
-            [make(guidance=w, grid=g) for w, g, _ in pairs]
-            if guidances or levels
-            else [make(guidance=guidance, grid=grid)]
-        )
-        self.plans = tuple(plans)
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"the state's dtype must be torch.float32 or torch.float64, not {dtype}; a model may have any"
-            )
-        input_dtype = self.denoiser.dtype or dtype
-        self.setting = Setting(
-            whole,
-            arguments.place(device, self.denoiser),
-            dtype,
-            input_dtype,
-            self.denoiser.output_dtype or input_dtype,
-            input_dtype if input_dtype in (torch.float32, torch.float64) else dtype,  # bfloat16 turns 750 into 752
-            self.denoiser.reuses_output,
-        )
-        self.executor = executors.choose(executor, self.setting)
-        self.graph = graph
-        self._pool = executors.runs(self.executor.name, graph, self.setting)
-        self._programs: dict[tuple[object, ...], Program] = {}
-        self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}
-        self._check_finite = check_finite
-        self._program("", False, "", ())  # what cannot be one batch is found here
+        callback: Callback | None = None,
+        at: At = "step",
+        progress: bool = False,
+        return_logprob: Literal[False] = False,
+        **given: Unpack[Asked],
+    ) -> Tensor: ...
 
-    @property
-    def plan(self) -> Plan:
-        """The plan; where samples have plans of their own, that of the first."""
-        return self.plans[0]
+    @overload
+    def __call__(
+        self,
+        *,
+        callback: None = None,
+        at: At = "step",
+        progress: bool = False,
+        return_logprob: Literal[True],
+        **given: Unpack[Asked],
+    ) -> tuple[Tensor, Transitions]: ...
 
     def __call__(
-        self, *, callback: Callback | None = None, at: At = "step", progress: bool = False, **given: Unpack[Asked]
-    ) -> Tensor:
+        self,
+        *,
+        callback: Callback | None = None,
+        at: At = "step",
+        progress: bool = False,
+        return_logprob: bool = False,
+        **given: Unpack[Asked],
+    ) -> Tensor | tuple[Tensor, Transitions]:
         """One batch of samples, [B, *shape], in a tensor that is the caller's.
 
         seed: an int (sample i is seeded by `philox.sample_seeds`), one int per sample, an int64 tensor [B], or a torch.Generator that
@@ -146,12 +81,45 @@ class Sampler:
         predictions. overwrite: (mask, value): where the mask is 1 the model sees the value, at every level, and so is the result.
         Masks and images broadcast to [B, *shape]. callback: called with a `Step`, at each "step", "call", or at the model calls of given
         numbers; if it returns False, the run ends with the data prediction it has seen. progress: a tqdm bar over model calls.
+        return_logprob: returns (samples, `Transitions`), the law of each stochastic transition of the run.
 
         A CUDA graph is split where a callback looks.
         """
-        with arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext() as bar:
-            run = self._begun(at if callback is not None else (), None if bar is None else bar.update, given)
-            return watching.told(run, callback)
+        bar = arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext()
+        with bar as shown:
+            on_call = None if shown is None else shown.update
+            if return_logprob:
+                return self._with_laws(on_call, given)
+            return watching.told(self._begun(at if callback is not None else (), on_call, given), callback)
+
+    def _with_laws(self, on_call: Callable[[], object] | None, given: Asked) -> tuple[Tensor, Transitions]:
+        if len(self.plans) > 1:
+            raise ValueError("samples with plans of their own have no common transitions: sample them one by one")
+        if given.get("overwrite") is not None:
+            raise ValueError("what is overwritten is not part of a transition's law")
+        names = logprob.states(self.plan)
+        run = self._begun("call", on_call, given)
+        steps = run.kept()
+        out = run.finish()
+        known = {call.x: step.x for call, step in zip(self.plan.evals, steps, strict=True)} | {self.plan.out: out}
+        predictions = [step.x0 for step in steps]
+        return out, logprob.along(self.denoiser, self.plan, [known[name] for name in names], predictions=predictions)
+
+    def logprob(
+        self,
+        prev: Tensor | Sequence[Tensor],
+        next: Tensor,
+        step: int,
+        *,
+        model_kwargs: Mapping[str, object] | None = None,
+        negative_kwargs: Mapping[str, object] | None = None,
+    ) -> Tensor:
+        """log p of a stored transition, [B], differentiable in the model: see `fastsolve.logprob.logprob`.
+
+        `transitions.stored(k)`, of what return_logprob=True gave, are prev, next and step.
+        """
+        conditions = {"model_kwargs": model_kwargs, "negative_kwargs": negative_kwargs}
+        return logprob.logprob(self.denoiser, self.plan, prev, next, step, **conditions)
 
     def iterate(self, *, at: At = "step", **given: Unpack[Asked]) -> Running:
         """A run that waits at each "step", "call", or at the model calls of given numbers. Other arguments are those of a call."""
@@ -172,7 +140,7 @@ class Sampler:
         )
         seen, noise = watching.calls_at(plan, at), given.get("noise")
         seeds, draws = arguments.keys(given.get("seed", 0), setting.batch), arguments.given_draws(noise, plan, setting)
-        program = self._program(kind, noise is not None, way, seen)
+        program = self.program(kind, noise is not None, way, seen)
         work = Given(seeds, start, draws, kwargs, blend, self._functions)
         numbers = {number: i for i, number in enumerate(plan.steps)} if at == "step" else {}
 
@@ -188,45 +156,6 @@ class Sampler:
                 yield Step(numbers.get(look.number, look.number), node, look.x, look.d, self)
 
         return Running(looks())
-
-    def share(self, other: Sampler) -> None:
-        """Draws from the runs of a sampler of the same model, if they fit: graphs and buffers serve both, and only numbers differ.
-
-        Any number of samplers may share, and run at the same time. Of another model nothing is shared.
-        """
-        mine, theirs = self.denoiser.model, other.denoiser.model
-        if self.denoiser.guide is not other.denoiser.guide:
-            return
-        if mine is not theirs and not (
-            isinstance(mine, MethodType) and mine == theirs
-        ):  # a method is made anew at every look
-            return
-        if (self.setting, self.executor.name, self.graph) == (other.setting, other.executor.name, other.graph):
-            self._pool = other._pool
-
-    def close(self) -> None:
-        """Gives back the memory of buffers and captured graphs; a later call makes them anew."""
-        self._pool.close()
-
-    def _program(self, given: str, noise: bool, blend: str, seen: tuple[int, ...]) -> Program:
-        key = (given, noise, blend, seen)
-        if key not in self._programs:
-            setting = self.setting
-            ways = {
-                "state_bytes": setting.dtype.itemsize,
-                "raw_bytes": setting.raw_dtype.itemsize,
-                "cast": setting.input_dtype != setting.dtype,
-                "reused": setting.reuses_output,
-                "paired": self.denoiser.doubles,
-            }
-            lowered = [lower(plan, given=given, noise=noise, blend=blend, seen=seen, **ways) for plan in self.plans]
-            self._programs[key] = stacked(lowered)
-        return self._programs[key]
-
-    def __str__(self) -> str:
-        setting, (name, reason) = self.setting, self.executor
-        where = f"{list(setting.shape)} {setting.dtype} on {setting.device}"
-        return f"{where}, executor {name} ({reason}), {self._pool}\n{self.plan}"
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:

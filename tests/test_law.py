@@ -47,6 +47,7 @@ LAW = {
     "verify": Row("forms ops plan", never=DEVICE),
     "plan": Row("forms ops verify", never=DEVICE),
     "draft": Row("controls forms ops plan predictions schedules", never=DEVICE),
+    "transitions": Row("forms ops plan", never=DEVICE),
     "solvers": Row("draft forms integrals schedules", never=DEVICE),
     "solvers/__init__": Row("draft forms integrals plan schedules", never=DEVICE, discovers=True),
     "advice": Row("grids schedules", never=DEVICE),
@@ -67,6 +68,10 @@ LAW = {
     "functions": Row("schedules"),
     "watching": Row("plan sampler schedules"),
     "memo": Row("denoiser"),
+    "logprob": Row("branches denoiser ops plan transitions"),
+    "compiled": Row(
+        "arguments controls denoiser executors functions grids lower plan planner predictions program schedules"
+    ),
     "sampler": Row(ANY),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names

@@ -143,7 +143,7 @@ def test_nothing_is_held_for_those_who_do_not_look() -> None:
     made = sampler(Net(), solver="seeds3")
     made(seed=1)
     made.iterate(seed=1, at="call").finish()
-    quiet, seen = (made._program("", False, "", calls) for calls in ((), tuple(range(made.plan.nfe))))
+    quiet, seen = (made.program("", False, "", calls) for calls in ((), tuple(range(made.plan.nfe))))
     assert sum(slot.kind == "state" for slot in quiet.slots) < sum(slot.kind == "state" for slot in seen.slots)
     assert len(quiet.launches) == len(seen.launches)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from fastsolve.draft import Draft
@@ -33,24 +34,41 @@ def ancestral_step(x: Form, d: Form, z: Form, s: Node, t: Node, eta: float, s_no
     return (down / s.sigma) * x + (t.alpha - s.alpha * down / s.sigma) * d + (up * s_noise) * z
 
 
+def windowed(eta: float, window: Sequence[int] | None, grid: Grid) -> list[float]:
+    """The eta of every step: 0 outside the steps first to last - 1 of window = (first, last), counted from 0; None is all of them.
+
+    Raises ValueError for a window that is none on this grid.
+    """
+    steps = len(grid) - 1
+    if window is None:
+        return [eta] * steps
+    pair = tuple(window) if isinstance(window, Sequence) else ()
+    if len(pair) != 2 or not all(type(i) is int for i in pair) or not 0 <= pair[0] < pair[1] <= steps:
+        raise ValueError(f"window must be (first, last) with 0 <= first < last <= {steps}, the steps, not {window!r}")
+    return [eta if pair[0] <= i < pair[1] else 0.0 for i in range(steps)]
+
+
 @solver("ddim", order=1, weak_order=1, source="arXiv 2010.02502, equations 12 and 16")
-def ddim(draft: Draft, grid: Grid, *, eta: float = 0.0) -> Form:
+def ddim(draft: Draft, grid: Grid, *, eta: float = 0.0, window: Sequence[int] | None = None) -> Form:
     """DDIM (Song, Meng & Ermon 2020, arXiv 2010.02502, equations 12, 16), for any schedule.
 
-    eta: noise scale; 0 is the ODE (DPM-Solver-1), 1 is DDPM's ancestral sampling with the small variance.
+    eta: noise scale; 0 is the ODE (DPM-Solver-1), 1 is DDPM's ancestral sampling with the small variance. window: (first, last), steps
+    outside which it is 0 (`windowed`).
     """
     x = draft.start
-    for s, t in pairwise(grid):
+    for (s, t), scale in zip(pairwise(grid), windowed(eta, window, grid), strict=True):
         d = draft.denoised(s, x)
-        x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, eta, 1.0))
+        x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, scale, 1.0))
     return x
 
 
 @solver("euler_ancestral", order=1, weak_order=1, stochastic=True, source="k-diffusion sample_euler_ancestral")
-def euler_ancestral(draft: Draft, grid: Grid, *, eta: float = 1.0, s_noise: float = 1.0) -> Form:
-    """Ancestral Euler (Crowson, k-diffusion, 2022): DDIM with eta = 1 and a factor s_noise on the noise."""
+def euler_ancestral(
+    draft: Draft, grid: Grid, *, eta: float = 1.0, s_noise: float = 1.0, window: Sequence[int] | None = None
+) -> Form:
+    """Ancestral Euler (Crowson, k-diffusion, 2022): DDIM with eta = 1 and a factor s_noise on the noise; window as in `ddim`."""
     x = draft.start
-    for s, t in pairwise(grid):
+    for (s, t), scale in zip(pairwise(grid), windowed(eta, window, grid), strict=True):
         d = draft.denoised(s, x)
-        x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, eta, s_noise))
+        x = draft.keep(ancestral_step(x, d, draft.noise(), s, t, scale, s_noise))
     return x

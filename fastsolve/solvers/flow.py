@@ -6,12 +6,14 @@ On flow schedules alpha + sigma = 1, and y, u are x, t; on any other they are th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from fastsolve.draft import Draft
 from fastsolve.forms import Form
 from fastsolve.schedules import Node
 from fastsolve.solvers import Grid, solver
+from fastsolve.solvers.ddim import windowed
 
 
 def clock(node: Node) -> tuple[float, float]:
@@ -52,17 +54,20 @@ def flow_heun(draft: Draft, grid: Grid) -> Form:
 
 
 @solver("flow_sde", order=1, weak_order=1, stochastic=True, source="arXiv 2505.05470, equation 9")
-def flow_sde(draft: Draft, grid: Grid, *, eta: float = 0.245, s_noise: float = 1.0) -> Form:
+def flow_sde(
+    draft: Draft, grid: Grid, *, eta: float = 0.245, s_noise: float = 1.0, window: Sequence[int] | None = None
+) -> Form:
     """Marginal-preserving SDE of flow models (Flow-GRPO: Liu et al. 2025, arXiv 2505.05470, equation 9); the last step is the ODE's.
 
     dy = (v + g^2 eps / (2 u)) du + g dW with g^2 = 2 eta u / (1 - u): g = a sqrt(u / (1 - u)) with a^2 = 2 eta, a = 0.7 by default. eta is
-    that of the other solvers: 0 the ODE, 1 the reverse SDE. A step from alpha = 0 takes g from its end, as their code does.
+    that of the other solvers: 0 the ODE, 1 the reverse SDE. A step from alpha = 0 takes g from its end, as their code does. window: (first,
+    last), steps outside which eta is 0 (`ddim.windowed`).
     """
     x = draft.start
-    for s, t in pairwise(grid):
+    for (s, t), strength in zip(pairwise(grid), windowed(eta, window, grid), strict=True):
         (u, scale), (w, new) = clock(s), clock(t)
         d = draft.denoised(s, x)
-        rate = 2.0 * eta / (1.0 - (u if s.alpha else w)) if t.sigma else 0.0  # g^2 / u
+        rate = 2.0 * strength / (1.0 - (u if s.alpha else w)) if t.sigma else 0.0  # g^2 / u
         eps = (x - s.alpha * d) / s.sigma
         step = (w - u) * (velocity(x, d, s) + (0.5 * rate) * eps)
         x = draft.keep((new / scale) * x + new * step + (new * math.sqrt(rate * u * (u - w)) * s_noise) * draft.noise())
