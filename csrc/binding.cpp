@@ -46,10 +46,11 @@ PYBIND11_MODULE(_C, m) {
       py::arg("threads"));
   py::class_<Program>(m, "Program")
       .def(py::init([](const std::vector<int>& dtypes, uintptr_t table, const std::vector<fastsolve::UpdateText>& updates,
-                       int64_t batch, int64_t size, int threads) {
-             return new Program(dtypes, address<const float>(table), updates, batch, size, threads);
+                       int64_t batch, int64_t size, int threads, const fastsolve::MidTexts& mids, int64_t stride) {
+             return new Program(dtypes, address<const float>(table), updates, batch, size, threads, mids, stride);
            }),
-           py::arg("dtypes"), py::arg("table"), py::arg("updates"), py::arg("batch"), py::arg("size"), py::arg("threads"))
+           py::arg("dtypes"), py::arg("table"), py::arg("updates"), py::arg("batch"), py::arg("size"), py::arg("threads"),
+           py::arg("mids") = fastsolve::MidTexts(), py::arg("stride") = 0)
       .def("set", [](Program& self, int slot, uintptr_t pointer) { self.set(slot, address<void>(pointer)); })
       .def("seeds", [](Program& self, uintptr_t pointer) { self.seeds(address<const std::uint64_t>(pointer)); })
       .def("run", &run_update)

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "mids.h"
 #include "normals.h"
 #include "rows.h"
 
@@ -32,9 +33,15 @@ void update_tile(const Update& update, std::int64_t sample, std::int64_t start, 
     fill_normals(tile, count, static_cast<std::uint64_t>(start) / 4, update.seeds[sample], update.draws[i]);
     *view++ = tile;
   }
+  const std::int64_t ahead = sample * update.stride;
+  for (int i = 0; i < update.mid_count; ++i, tile += kTile) {
+    compute_mid(tile, count, update.mids[i], ahead, scratch.views);
+    *view++ = tile;
+  }
   float* const first_held = tile;
   for (int i = 0; i < update.row_count; ++i) {
-    const Row& row = update.rows[i];
+    Row row = update.rows[i];
+    row.coefficients += ahead;
     const bool held = row.store == Store::held;
     void* out = held ? static_cast<void*>(tile) : static_cast<char*>(row.out) + offset * width(row.dtype);
     compute_row(out, count, row, scratch.views);

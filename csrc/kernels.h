@@ -28,28 +28,38 @@ enum class Store {
   streamed,  // past the caches (float32 only)
 };
 
-// out = coefficients[0] * v[terms[0]] + coefficients[1] * v[terms[1]] + ..., each product and each sum rounded to float32.
+// coefficients[0] * v[terms[0]] + coefficients[1] * v[terms[1]] + ..., each product and each sum rounded to float32.
 struct Row {
   void* out;  // [batch, size]
   DType dtype;
   int count;
-  const int* terms;  // positions: the sources, then the draws
-  const float* coefficients;
+  const int* terms;  // positions: the sources, the draws, then the mids
+  const float* coefficients;  // of the first sample
   Store store;
+};
+
+// A value that later mids and rows read. Of its sum s, with c what stands behind the coefficients of s:
+// clip: s < c[0] ? c[0] : s > c[1] ? c[1] : s, so that NaN stays; blend: (1 - v[mask]) * s + v[mask] * (c[0] * v[known]).
+struct Mid {
+  Row sum;  // to a tile of its own
+  bool blends;
+  int mask, known;
 };
 
 struct Update {
   const Source* sources;
   const Draw* draws;
+  const Mid* mids;
   const Row* rows;
-  int source_count, draw_count, row_count;
+  int source_count, draw_count, mid_count, row_count;
+  std::int64_t stride;         // from the coefficients of a sample to those of the next; 0: all have the same
   const std::uint64_t* seeds;  // [batch]
   std::int64_t size;           // elements per sample
 };
 
 struct Scratch {
-  float* tiles;         // kTile floats for each converted source, draw and held row, 64-byte aligned
-  const float** views;  // one for each source and draw
+  float* tiles;         // kTile floats for each converted source, draw, mid and held row, 64-byte aligned
+  const float** views;  // one for each source, draw and mid
 };
 
 struct Kernels {

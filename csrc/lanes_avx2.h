@@ -22,6 +22,11 @@ inline U as_bits(F v) { return (U)v; }
 inline F to_float(I v) { return _mm256_cvtepi32_ps((__m256i)v); }
 inline F square_root(F v) { return _mm256_sqrt_ps(v); }
 inline F flip_sign(F v, U top_bit) { return _mm256_xor_ps(v, _mm256_and_ps((F)top_bit, _mm256_set1_ps(-0.0f))); }
+// v < low ? low : v > high ? high : v
+inline F clip(F v, F low, F high) {
+  const F at_most = _mm256_blendv_ps(v, high, _mm256_cmp_ps(v, high, _CMP_GT_OQ));
+  return _mm256_blendv_ps(at_most, low, _mm256_cmp_ps(v, low, _CMP_LT_OQ));
+}
 inline F choose_by_bit30(U bits, F set, F clear) { return _mm256_blendv_ps(clear, set, (F)(bits << 1)); }
 
 inline Cells multiply_low(Cells a, Cells b) { return (Cells)_mm256_mul_epu32((__m256i)a, (__m256i)b); }

@@ -23,6 +23,11 @@ inline F square_root(F v) { return _mm512_sqrt_ps(v); }
 inline F flip_sign(F v, U top_bit) {
   return (F)_mm512_ternarylogic_epi32((__m512i)v, (__m512i)top_bit, _mm512_set1_epi32(INT32_MIN), 0x78);  // v ^ (b & top)
 }
+// v < low ? low : v > high ? high : v
+inline F clip(F v, F low, F high) {
+  const F at_most = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, high, _CMP_GT_OQ), high);
+  return _mm512_mask_mov_ps(at_most, _mm512_cmp_ps_mask(v, low, _CMP_LT_OQ), low);
+}
 inline F choose_by_bit30(U bits, F set, F clear) {
   return _mm512_mask_blend_ps(_mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(1 << 30)), clear, set);
 }

@@ -26,6 +26,7 @@ inline U as_bits(F v) {
 inline F to_float(I v) { return static_cast<float>(v); }
 inline F square_root(F v) { return __builtin_sqrtf(v); }
 inline F flip_sign(F v, U top_bit) { return as_float(static_cast<I>(as_bits(v) ^ (top_bit & 0x80000000u))); }
+inline F clip(F v, F low, F high) { return v < low ? low : v > high ? high : v; }
 inline F choose_by_bit30(U bits, F set, F clear) {
   const U mask = 0u - (bits >> 30 & 1u);
   return as_float(static_cast<I>((as_bits(set) & mask) | (as_bits(clear) & ~mask)));

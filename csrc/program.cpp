@@ -51,23 +51,30 @@ class Workspace {
 }  // namespace
 
 Program::Program(const std::vector<int>& dtypes, const float* table, const std::vector<UpdateText>& updates,
-                 std::int64_t batch, std::int64_t size, int threads)
-    : slots_(dtypes), batch_(batch), size_(size), threads_(threads) {
+                 std::int64_t batch, std::int64_t size, int threads, const MidTexts& mids, std::int64_t stride)
+    : slots_(dtypes), batch_(batch), size_(size), stride_(stride), threads_(threads) {
   check_extent(batch, size);
+  check_stride(stride);
   check_threads(threads);
   if (!table && !updates.empty()) refuse("the coefficient table is a null pointer");
   for (std::size_t i = 0; i < updates.size(); ++i) {
-    check_update(updates[i], i, slots_.size());
-    plans_.push_back(make_plan(updates[i], table));
+    const std::vector<MidText> own = mids_of(mids, updates, i);
+    check_update(updates[i], own.size(), i, slots_.size());
+    plans_.push_back(make_plan(updates[i], own, table));
   }
 }
 
-Program::Plan Program::make_plan(const UpdateText& text, const float* table) const {
+Program::Plan Program::make_plan(const UpdateText& text, const std::vector<MidText>& mids, const float* table) const {
   const auto& [sources, draws, rows] = text;
   Plan plan;
   for (const int slot : sources) plan.bound_sources.push_back({nullptr, slots_.dtype(slot)});
   plan.source_slots = sources;
   for (const auto& [stream, draw] : draws) plan.draws.push_back({stream, draw});
+  for (const auto& [op, terms, offset, mask, known] : mids) {
+    plan.mid_terms.push_back(terms);
+    const Row sum = {nullptr, DType::float32, static_cast<int>(terms.size()), nullptr, table + offset, Store::at_once};
+    plan.bound_mids.push_back({sum, op == "blend", mask, known});
+  }
   for (const auto& [out, terms, offset] : rows) {
     plan.rows.push_back({out, terms, {}});
     plan.bound_rows.push_back(
@@ -82,7 +89,7 @@ Program::Plan Program::make_plan(const UpdateText& text, const float* table) con
       if (term < static_cast<int>(sources.size()) && plan.bound_sources[term].dtype == DType::float32)
         later.insert(sources[term]);
   }
-  plan.tiles = draws.size() + rows.size();
+  plan.tiles = draws.size() + mids.size() + rows.size();
   for (const Source& source : plan.bound_sources) plan.tiles += source.dtype != DType::float32;
   plan.large = batch_ * size_ * (1 + kNormalWeight * static_cast<std::int64_t>(draws.size())) >= kLarge;
   return plan;
@@ -91,6 +98,7 @@ Program::Plan Program::make_plan(const UpdateText& text, const float* table) con
 Update Program::bind(Plan& plan) const {
   for (std::size_t i = 0; i < plan.source_slots.size(); ++i)
     plan.bound_sources[i].data = slots_.pointer(plan.source_slots[i]);
+  for (std::size_t i = 0; i < plan.mid_terms.size(); ++i) plan.bound_mids[i].sum.terms = plan.mid_terms[i].data();
   for (std::size_t i = 0; i < plan.rows.size(); ++i) {
     const RowPlan& row = plan.rows[i];
     Row& bound = plan.bound_rows[i];
@@ -105,13 +113,16 @@ Update Program::bind(Plan& plan) const {
   if (!plan.draws.empty() && !seeds_) refuse("the update draws normals and the program has no seeds: call seeds first");
   return {plan.bound_sources.data(),
           plan.draws.data(),
+          plan.bound_mids.data(),
           plan.bound_rows.data(),
           static_cast<int>(plan.bound_sources.size()),
           static_cast<int>(plan.draws.size()),
+          static_cast<int>(plan.bound_mids.size()),
           static_cast<int>(plan.bound_rows.size()),
+          stride_,
           seeds_,
-          // Without draws an element does not care which sample it is in.
-          plan.draws.empty() ? batch_ * size_ : size_};
+          // Without draws and with one table an element does not care which sample it is in.
+          plan.draws.empty() && stride_ == 0 ? batch_ * size_ : size_};
 }
 
 void Program::run(int number) {
@@ -121,7 +132,7 @@ void Program::run(int number) {
   const std::int64_t tiles = batch_ * size_ / update.size * tiles_per_sample(update.size);
   const Kernels& chosen = kernels();
   for_tiles(tiles, plan.large ? threads_ : 1, [&](std::int64_t first, std::int64_t last) {
-    const std::size_t views = plan.bound_sources.size() + plan.draws.size();
+    const std::size_t views = plan.bound_sources.size() + plan.draws.size() + plan.bound_mids.size();
     chosen.update(update, first, last, Workspace::of_this_thread(plan.tiles, views));
   });
 }

@@ -11,8 +11,9 @@ namespace fastsolve {
 
 class Program {
  public:
+  // stride: from one sample's part of the table to the next one's; 0: all share it.
   Program(const std::vector<int>& dtypes, const float* table, const std::vector<UpdateText>& updates, std::int64_t batch,
-          std::int64_t size, int threads);
+          std::int64_t size, int threads, const MidTexts& mids, std::int64_t stride);
 
   void set(int slot, void* pointer) { slots_.set(slot, pointer); }
   void seeds(const std::uint64_t* pointer) { seeds_ = pointer; }
@@ -31,21 +32,23 @@ class Program {
   struct Plan {
     std::vector<int> source_slots;
     std::vector<Draw> draws;
+    std::vector<std::vector<int>> mid_terms;
     std::vector<RowPlan> rows;
     std::vector<Source> bound_sources;  // with the pointers of the last run
+    std::vector<Mid> bound_mids;
     std::vector<Row> bound_rows;
     std::size_t tiles;  // of scratch
     bool large;
   };
 
   const Plan& plan(int update) const { return plans_[checked(update, plans_.size(), "update")]; }
-  Plan make_plan(const UpdateText& text, const float* table) const;
+  Plan make_plan(const UpdateText& text, const std::vector<MidText>& mids, const float* table) const;
   Update bind(Plan& plan) const;
 
   Slots slots_;
   std::vector<Plan> plans_;
   const std::uint64_t* seeds_ = nullptr;
-  std::int64_t batch_, size_;
+  std::int64_t batch_, size_, stride_;
   int threads_;
 };
 

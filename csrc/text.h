@@ -15,13 +15,21 @@ namespace fastsolve {
 // (source slots, draws as (stream, number), rows as (out slot, term positions, offset of the coefficients in the table))
 using RowText = std::tuple<int, std::vector<int>, std::int64_t>;
 using UpdateText = std::tuple<std::vector<int>, std::vector<std::pair<std::uint32_t, std::uint32_t>>, std::vector<RowText>>;
+// A value that later mids and the rows name after sources and draws: (op, term positions, offset of their coefficients and of the
+// op's own behind them, positions of the sources mask and known, or whatever where op is not "blend").
+using MidText = std::tuple<std::string, std::vector<int>, std::int64_t, int, int>;
+using MidTexts = std::vector<std::vector<MidText>>;  // those of each update; or empty, and no update has any
 
 [[noreturn]] void refuse(const std::string& text);  // std::invalid_argument
 
 void check_extent(std::int64_t batch, std::int64_t size);
+void check_stride(std::int64_t stride);
+
+// Those of an update, checked. Throws if they are not as many as the updates, or name positions that do not exist.
+std::vector<MidText> mids_of(const MidTexts& mids, const std::vector<UpdateText>& updates, std::size_t number);
 
 // Throws if an update names slots or positions that do not exist, or writes one twice.
-void check_update(const UpdateText& text, std::size_t number, std::size_t slots);
+void check_update(const UpdateText& text, std::size_t mids, std::size_t number, std::size_t slots);
 
 std::size_t checked(int index, std::size_t count, const char* what);
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 # source slots; draws as (stream, number); rows as (out slot, terms, offset of their coefficients in the table). A term p is
 # source p, or draw p - len(sources).
 _Update = tuple[Sequence[int], Sequence[tuple[int, int]], Sequence[tuple[int, Sequence[int], int]]]
+# op, terms, offset, mask, known: see `fastsolve.program.Mid`. To later mids and to rows, mid j of an update is term
+# len(sources) + len(draws) + j.
+_Mid = tuple[str, Sequence[int], int, int, int]
 
 def isa() -> str:
     """The instruction set in use: "avx512", "avx2" or "portable"."""
@@ -32,8 +35,14 @@ class Program:
         batch: int,
         size: int,
         threads: int,
+        mids: Sequence[Sequence[_Mid]] = (),
+        stride: int = 0,
     ) -> None:
-        """`dtypes` of the slots: 0 float32, 1 bfloat16, 2 float16. The float32 `table` is read at every run."""
+        """`dtypes` of the slots: 0 float32, 1 bfloat16, 2 float16. The float32 `table` is read at every run.
+
+        `mids`: those of each update, or nothing where no update has any. `stride`: the coefficients of sample i begin at
+        table[i * stride]; offsets count from there.
+        """
 
     def set(self, slot: int, pointer: int, /) -> None: ...
     def seeds(self, pointer: int, /) -> None:

@@ -21,7 +21,7 @@ import torch
 from bits import assert_bits_equal
 from fastsolve import philox
 from shim import Shimmed
-from updates import CASES, DTYPES, SEEDS, Case, Problem, in_order, rounding_values
+from updates import CASES, DTYPES, MID_CASES, SEEDS, Case, Problem, any_pattern, clip, in_order, rounding_values
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Launch:
         self.draws = torch.from_numpy(np.array(case.draws or [(0, 0)], np.uint32).view(np.int32)).to(place.device)
         self.seeds = torch.from_numpy(problem.seeds.view(np.int64).copy()).to(place.device)
         tables = self.table.data_ptr(), self.draws.data_ptr()
-        self.program = place.module.Program(problem.codes, *tables, [problem.update], case.batch, case.size, device)
+        given = case.batch, case.size, device, problem.mids, problem.stride
+        self.program = place.module.Program(problem.codes, *tables, [problem.update], *given)
         self.program.seeds(self.seeds.data_ptr())
         for slot, address in enumerate(problem.addresses()):
             self.program.set(slot, address)
@@ -112,7 +113,7 @@ def check(place: Place, problem: Problem) -> None:
     problem.assert_margins()
 
 
-@pytest.mark.parametrize("case", CASES + MORE, ids=str)
+@pytest.mark.parametrize("case", CASES + MORE + MID_CASES, ids=str)
 def test_update_is_the_definition(place: Place, case: Case) -> None:
     check(place, Problem(case, device=place.device, awkward=True))
 
@@ -142,6 +143,23 @@ def test_any_rows(place: Place, number: int) -> None:
     check(
         place, Problem(Case(f"any-{number}", 37, letters, outs, tuple(rows), SEVERAL[:draws], 3), device=place.device)
     )
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_any_mids(place: Place, number: int) -> None:
+    rng = np.random.default_rng(number)
+    pattern = any_pattern(rng, int(rng.integers(1, 6)), int(rng.integers(0, 4)))
+    case = Case("y" * number, int(rng.integers(1, 600)), batch=3, **pattern)
+    check(place, Problem(case, device=place.device, awkward=True))
+
+
+@pytest.mark.parametrize("bounds", [(0.5, -0.5), (np.nan, 0.5), (-0.5, np.nan), (-0.0, 0.0), (-np.inf, np.inf)])
+def test_bounds_as_they_come(place: Place, bounds: tuple[float, float]) -> None:
+    """Crossed, missing, of a sign that a minimum or a maximum would not keep."""
+    problem = Problem(Case("bounds", 100, "f", "f", ((1,),), mids=(clip(0),)), device=place.device)
+    problem.table[2:] = (1, *bounds, 1)
+    problem.sources[0][0, :4] = torch.tensor([0.0, -0.0, torch.nan, torch.inf])
+    check(place, problem)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how memory is protected differs from system to system")
@@ -274,9 +292,15 @@ def test_a_refusal_of_cuda_is_named(shimmed: Shimmed) -> None:
 
 
 def program(
-    place: Place, update: object, dtypes: Sequence[int] = (0, 0), table: int = 64, draws: int = 64, size: int = 4
+    place: Place,
+    update: object,
+    dtypes: Sequence[int] = (0, 0),
+    table: int = 64,
+    draws: int = 64,
+    size: int = 4,
+    **extras: object,
 ) -> object:
-    return place.module.Program(dtypes, table, draws, [update], 1, size, 0)
+    return place.module.Program(dtypes, table, draws, [update], 1, size, 0, **extras)
 
 
 def bound_over_another_width(place: Place) -> None:
@@ -315,6 +339,19 @@ WRONG: list[tuple[str, Callable[[Place], object]]] = [
         "update 0 has 65 draws, a kernel takes at most 64",
         lambda p: program(p, ([], [(1, i) for i in range(65)], [(0, list(range(65)), 0)])),
     ),
+    (
+        "update 0 has 9 mids, a kernel takes at most 8",
+        lambda p: program(p, ([0], [], [(1, [0], 0)]), mids=[[("clip", [0], 0, -1, -1)] * 9]),
+    ),
+    (
+        "update 0: mid 0 blends by source 1, allowed are 0 to 0",
+        lambda p: program(p, ([0], [], [(1, [0], 0)]), mids=[[("blend", [0], 0, 0, 1)]]),
+    ),
+    (
+        "update 0: mid 0 has the op 'round': there are clip and blend",
+        lambda p: program(p, ([0], [], [(1, [0], 0)]), mids=[[("round", [0], 0, -1, -1)]]),
+    ),
+    ("stride -1 must not be negative", lambda p: program(p, ([0], [], [(1, [0], 0)]), stride=-1)),
     ("update 0 has 600 terms, a kernel takes at most 512", lambda p: program(p, ([0], [], [(1, [0] * 600, 0)]))),
 ]
 

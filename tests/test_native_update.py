@@ -13,7 +13,7 @@ import torch
 
 from bits import assert_bits_equal
 from fastsolve import philox
-from updates import CASES, DTYPES, SEEDS, STREAMED, Case, Problem, rounding_values
+from updates import CASES, DTYPES, MID_CASES, SEEDS, STREAMED, Case, Problem, any_pattern, clip, rounding_values
 
 _C = pytest.importorskip("fastsolve._C", reason="installed without the native module")
 
@@ -65,7 +65,8 @@ def test_normals_do_not_depend_on_the_batch(isa: str) -> None:
 
 def program_of(problem: Problem, threads: int = 1) -> object:
     case = problem.case
-    made = _C.Program(problem.codes, problem.table.ctypes.data, [problem.update], case.batch, case.size, threads)
+    table, extras = problem.table.ctypes.data, (problem.mids, problem.stride)
+    made = _C.Program(problem.codes, table, [problem.update], case.batch, case.size, threads, *extras)
     made.seeds(problem.seeds.ctypes.data)
     for slot, address in enumerate(problem.addresses()):
         made.set(slot, address)
@@ -73,7 +74,7 @@ def program_of(problem: Problem, threads: int = 1) -> object:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + MID_CASES, ids=str)
 def test_update_is_the_definition(isa: str, case: Case, threads: int) -> None:
     problem = Problem(case)
     expected = problem.expected()
@@ -81,6 +82,43 @@ def test_update_is_the_definition(isa: str, case: Case, threads: int) -> None:
     for out, row in zip(problem.outs, expected, strict=True):
         assert_bits_equal(out, row)
     problem.assert_margins()
+
+
+def assert_same(got: torch.Tensor, want: torch.Tensor) -> None:
+    """Equal bits, and any NaN for a NaN."""
+    assert_bits_equal(*(torch.where(t.isnan(), torch.nan, t) for t in (got, want)))
+
+
+def check_awkward(case: Case) -> None:
+    problem = Problem(case, awkward=True)
+    expected = problem.expected()
+    program_of(problem).run(0)
+    for out, row in zip(problem.outs, expected, strict=True):
+        assert_same(out, row)
+    problem.assert_margins()
+
+
+@pytest.mark.parametrize("case", MID_CASES, ids=str)
+def test_mids_of_nan_and_infinity(isa: str, case: Case) -> None:
+    check_awkward(case)
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_any_mids(isa: str, number: int) -> None:
+    rng = np.random.default_rng(number)
+    pattern = any_pattern(rng, int(rng.integers(1, 6)), int(rng.integers(0, 4)))
+    check_awkward(Case("y" * number, int(rng.integers(1, 2000)), batch=3, **pattern))
+
+
+@pytest.mark.parametrize("bounds", [(0.5, -0.5), (np.nan, 0.5), (-0.5, np.nan), (-0.0, 0.0), (-np.inf, np.inf)])
+def test_bounds_as_they_come(isa: str, bounds: tuple[float, float]) -> None:
+    """Crossed, missing, of a sign that a minimum or a maximum would not keep."""
+    problem = Problem(Case("bounds", 100, "f", "f", ((1,),), mids=(clip(0),)))
+    problem.table[2:] = (1, *bounds, 1)
+    problem.sources[0][0, :4] = torch.tensor([0.0, -0.0, torch.nan, torch.inf])
+    expected = problem.expected()
+    program_of(problem).run(0)
+    assert_same(problem.outs[0], expected[0])
 
 
 def test_table_is_read_at_every_run() -> None:
@@ -170,9 +208,14 @@ TABLE = np.ones(8, np.float32)
 
 
 def program(
-    dtypes: Sequence[int] = (0, 0), updates: object = (), batch: int = 1, size: int = 4, threads: int = 1
+    dtypes: Sequence[int] = (0, 0),
+    updates: object = (),
+    batch: int = 1,
+    size: int = 4,
+    threads: int = 1,
+    **extras: object,
 ) -> object:
-    return _C.Program(dtypes, TABLE.ctypes.data, updates, batch, size, threads)
+    return _C.Program(dtypes, TABLE.ctypes.data, updates, batch, size, threads, **extras)
 
 
 def bound_over_another_width() -> None:
@@ -196,6 +239,26 @@ WRONG: list[tuple[str, Callable[[], object]]] = [
         "update 0: row 1 writes slot 1, as an earlier row does",
         lambda: program(updates=[([0], [], [(1, [0], 0), (1, [0], 0)])]),
     ),
+    (
+        "mids of 2 updates, and there are 1",
+        lambda: program(updates=[([0], [], [(1, [0], 0)])], mids=[[], []]),
+    ),
+    *(
+        (f"update 0: mid 0 {text}", lambda mid=mid: program(updates=[([0], [], [(1, [0], 0)])], mids=[[mid]]))
+        for mid, text in (
+            (("round", [0], 0, -1, -1), "has the op 'round': there are clip and blend"),
+            (("clip", [], 0, -1, -1), "has no terms"),
+            (("clip", [1], 0, -1, -1), "has the term 1, allowed are 0 to 0"),
+            (("clip", [0], -1, -1, -1), "has the negative offset -1"),
+            (("blend", [0], 0, 0, 1), "blends by source 1, allowed are 0 to 0"),
+            (("blend", [0], 0, -1, 0), "blends by source -1, allowed are 0 to 0"),
+        )
+    ),
+    (
+        "update 0: row 0 has the term 2, allowed are 0 to 1",
+        lambda: program(updates=[([0], [], [(1, [2], 0)])], mids=[[("clip", [0], 0, -1, -1)]]),
+    ),
+    ("stride -1 must not be negative", lambda: program(stride=-1)),
     ("slot 2 does not exist: allowed are 0 to 1", lambda: program().set(2, 64)),
     ("update 0 does not exist: there are none", lambda: program().run(0)),
     ("slot 0 has no pointer: call set first", lambda: program(updates=[([0], [], [(1, [0], 0)])]).run(0)),

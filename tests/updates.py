@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from bits import assert_bits_equal
 from fastsolve import philox
+from fastsolve.program import Mid
 
 SEEDS = np.array([2**64 - 1, 2**63 + 12345, 7], np.uint64)
 DTYPES = {"f": torch.float32, "b": torch.bfloat16, "h": torch.float16}
@@ -28,6 +30,8 @@ class Case:
     draws: tuple[tuple[int, int], ...] = ()  # (stream, number)
     batch: int = 1
     alias: tuple[int, ...] = ()  # out i is the tensor of source alias[i]
+    mids: tuple[Mid, ...] = ()  # with offsets that `placed` writes
+    per_sample: bool = False  # a table of its own for every sample
 
     def __str__(self) -> str:
         return self.name
@@ -36,6 +40,67 @@ class Case:
 def in_order(n: int) -> tuple[tuple[int, ...], ...]:
     return (tuple(range(n)),)
 
+
+def clip(*terms: int) -> Mid:
+    return Mid("clip", terms, 0)
+
+
+def blend(mask: int, known: int, *terms: int) -> Mid:
+    return Mid("blend", terms, 0, mask, known)
+
+
+def placed(mids: Sequence[Mid], first: int) -> tuple[tuple[Mid, ...], int]:
+    """The mids with their coefficients one after the other from `first` on, and where the last of them ends."""
+    found = []
+    for mid in mids:
+        found.append(replace(mid, offset=first))
+        first += len(mid.terms) + (2 if mid.op == "clip" else 1)
+    return tuple(found), first
+
+
+def any_pattern(rng: np.random.Generator, sources: int, draws: int) -> dict[str, Any]:
+    """Mids and rows at random, for a Case: terms in any order, left out, repeated; mids of mids, and rows that read none."""
+    mids: list[Mid] = []
+    for i in range(rng.integers(1, 5)):
+        terms = tuple(map(int, rng.integers(0, sources + draws + i, rng.integers(1, 11))))
+        mids.append(blend(*map(int, rng.integers(0, sources, 2)), *terms) if rng.random() < 0.5 else clip(*terms))
+    count = sources + draws + len(mids)
+    rows = [rng.integers(0, count, rng.integers(1, 7)).tolist() for _ in range(rng.integers(1, 5))]
+    rows[0].append(count - 1)
+    return {
+        "sources": "".join(rng.choice(list("fbh"), sources)),
+        "outs": "".join(rng.choice(list("fbh"), len(rows))),
+        "rows": tuple(map(tuple, rows)),
+        "draws": tuple((1, number) for number in range(draws)),
+        "mids": tuple(mids),
+        "per_sample": bool(rng.random() < 0.5),
+    }
+
+
+CLIP_AND_BLEND = (clip(0, 1), blend(2, 0, 3, 1))  # of three sources; the second takes the first
+MID_CASES = [
+    *(Case(f"clip-{n}", n, "fb", "fb", ((2, 0), (1, 2)), mids=(clip(1, 0),)) for n in (1, 63, 1003, 1_000_003)),
+    *(Case(f"blend-{n}", n, "hfb", "fh", ((3, 0), (3,)), mids=(blend(0, 2, 1, 2),)) for n in (1, 63, 1003, 1_000_003)),
+    *(Case(f"both-{n}", n, "bff", "fb", ((0, 4), (3, 4)), batch=3, mids=CLIP_AND_BLEND) for n in (1, 63, 1003)),
+    Case("clip-in-place", 2003, "ff", "ff", ((2, 1), (0, 2)), alias=(0, 1), mids=(clip(0, 1),)),
+    Case("blend-in-place-16-bit", 2003, "bhb", "b", ((3,),), alias=(2,), mids=(blend(2, 1, 0),)),
+    Case("mid-of-a-draw", 1003, "f", "fb", ((2, 0), (1, 2)), ((1, 9),), 3, mids=(clip(1, 0),)),
+    Case("mid-of-ten", 1003, "fbhf" * 2, "f", ((10, 9),), ((1, 0),), mids=(clip(*range(9), 0), blend(1, 2, 9, 3))),
+    Case("eight-mids", 1003, "ff", "fh", ((9,), (5, 2)), mids=(*(clip(i, 0) for i in range(7)), blend(0, 1, 8))),
+]
+PER_SAMPLE_CASES = [
+    *(Case(f"of-each-{n}", n, "fb", "fb", ((0, 1), (1,)), (), 3, per_sample=True) for n in (1, 63, 1000, 1024, 4099)),
+    *(Case(f"of-each-draw-{n}", n, "f", "h", ((1, 0),), ((1, 9),), 3, per_sample=True) for n in (1, 63, 1000, 4099)),
+    *(
+        Case(f"of-each-mids-{n}", n, "bff", "fb", ((0, 4, 5), (3, 4)), (), 3, (), (*CLIP_AND_BLEND, clip(4)), True)
+        for n in (1, 63, 1003, 4096)
+    ),
+    Case("of-each-large", 400_003, "ffb", "fb", ((0, 1, 3), (1, 2)), (), 3, mids=(clip(0, 1),), per_sample=True),
+    Case("of-each-in-place", STREAMED, "ff", "ff", ((1, 0), (0, 1)), (), 2, alias=(0, 1), per_sample=True),
+    Case("of-each-of-none", 0, "ff", "f", ((0, 1),), (), 3, per_sample=True),
+    Case("of-one", 1003, "ff", "f", ((0, 2),), mids=(clip(0, 1),), per_sample=True),
+]
+MID_CASES += PER_SAMPLE_CASES
 
 CASES = [
     *(Case(f"{n}-sources-to-{out}", 1003, "f" * n, out, in_order(n)) for n in range(1, 11) for out in "fbh"),
@@ -79,9 +144,15 @@ class Problem:
             self.sources[case.alias[i]] if case.alias else self._placed(empty.to(DTYPES[letter]), torch.nan)
             for i, letter in enumerate(case.outs)
         ]
-        offsets = np.cumsum([2] + [len(row) for row in case.rows])
-        self.table = np.full(offsets[-1], np.nan, np.float32)  # what stands before the first offset is nobody's
-        self.table[2:] = np.random.default_rng(0).standard_normal(offsets[-1] - 2)
+        self._mids, first = placed(case.mids, 2)  # what stands before the first offset is nobody's
+        offsets = np.cumsum([first] + [len(row) for row in case.rows])
+        shape = (case.batch, offsets[-1]) if case.per_sample else (offsets[-1],)
+        self.table = np.full(shape, np.nan, np.float32)
+        self.table[..., 2:] = np.random.default_rng(0).standard_normal((*shape[:-1], offsets[-1] - 2))
+        for mid in self._mids:
+            if mid.op == "clip":
+                low, high = mid.offset + len(mid.terms) + np.arange(2)
+                self.table[..., low], self.table[..., high] = (-abs(self.table[..., low]), abs(self.table[..., high]))
         self._offsets = [int(offset) for offset in offsets[:-1]]
         self.seeds = SEEDS if case.batch <= len(SEEDS) else philox.sample_seeds(5, case.batch)
 
@@ -96,6 +167,16 @@ class Problem:
         n, rows = len(self.sources), self.case.rows
         return list(range(n)), list(self.case.draws), [(n + i, row, self._offsets[i]) for i, row in enumerate(rows)]
 
+    @property
+    def mids(self) -> list[list[tuple[Any, ...]]]:
+        """Those of the update, as programs take them."""
+        return [[astuple(mid) for mid in self._mids]] if self._mids else []
+
+    @property
+    def stride(self) -> int:
+        """From the coefficients of a sample to those of the next."""
+        return self.table.shape[1] if self.case.per_sample else 0
+
     def addresses(self) -> list[int]:
         """Those of the slots; an empty tensor has none."""
         return [tensor.data_ptr() or 64 for tensor in self.sources + self.outs]
@@ -105,11 +186,14 @@ class Problem:
         values = [source.float().cpu().numpy() for source in self.sources]
         seeds = self.seeds[: self.case.batch]
         values += [philox.normals(seeds, self.case.size, number, stream) for stream, number in self.case.draws]
+        columns = [column[..., None] for column in self.table.T]
         with np.errstate(all="ignore"):
+            for mid in self._mids:
+                values.append(middle(mid, columns[mid.offset :], values))
             # torch's casts round to nearest even
             return [
-                torch.from_numpy(linear(coefficients, [values[j] for j in row])).to(out.dtype)
-                for row, coefficients, out in zip(self.case.rows, self._coefficients(), self.outs, strict=True)
+                torch.from_numpy(linear(columns[offset:], row, values)).to(out.dtype)
+                for row, offset, out in zip(self.case.rows, self._offsets, self.outs, strict=True)
             ]
 
     def assert_margins(self) -> None:
@@ -120,10 +204,6 @@ class Problem:
             assert_bits_equal(before, torch.full_like(before, around))
             assert_bits_equal(after, torch.full_like(after, around))
 
-    def _coefficients(self) -> Iterator[np.ndarray]:
-        for row, offset in zip(self.case.rows, self._offsets, strict=True):
-            yield self.table[offset : offset + len(row)]
-
     def _placed(self, x: torch.Tensor, around: float) -> torch.Tensor:
         home = torch.full((self._shift + x.numel() + MARGIN,), around, dtype=x.dtype, device=self._device)
         self._homes.append((home, around))
@@ -132,12 +212,21 @@ class Problem:
         return placed
 
 
-def linear(coefficients: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
-    """Term by term, each product and each sum rounded."""
-    total = coefficients[0] * values[0]
-    for c, v in zip(coefficients[1:], values[1:], strict=True):
-        total = total + c * v
+def linear(coefficients: Sequence[np.ndarray], terms: Sequence[int], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Term by term, each product and each sum rounded. coefficients: from the first on, [1] or [batch, 1]."""
+    total = coefficients[0] * values[terms[0]]
+    for c, term in zip(coefficients[1 : len(terms)], terms[1:], strict=True):
+        total = total + c * values[term]
     return total
+
+
+def middle(mid: Mid, coefficients: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray:
+    """A mid, each operation rounded."""
+    total, own = linear(coefficients, mid.terms, values), coefficients[len(mid.terms) :]
+    if mid.op == "clip":
+        return np.where(total < own[0], own[0], np.where(total > own[1], own[1], total))
+    mask, known = values[mid.mask], values[mid.known]
+    return (1 - mask) * total + mask * (own[0] * known)
 
 
 def rounding_values(letter: str) -> torch.Tensor:

@@ -30,11 +30,13 @@ PYBIND11_MODULE(_cuda, m) {
       py::arg("device"));
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init([](const std::vector<int>& dtypes, uintptr_t table, uintptr_t draws,
-                       const std::vector<fastsolve::UpdateText>& updates, int64_t batch, int64_t size, int device) {
-             return new Program(dtypes, address<const float>(table), address<const Draw>(draws), updates, batch, size, device);
+                       const std::vector<fastsolve::UpdateText>& updates, int64_t batch, int64_t size, int device,
+                       const fastsolve::MidTexts& mids, int64_t stride) {
+             return new Program(dtypes, address<const float>(table), address<const Draw>(draws), updates, batch, size, device,
+                                mids, stride);
            }),
            py::arg("dtypes"), py::arg("table"), py::arg("draws"), py::arg("updates"), py::arg("batch"), py::arg("size"),
-           py::arg("device"))
+           py::arg("device"), py::arg("mids") = fastsolve::MidTexts(), py::arg("stride") = 0)
       .def("set", [](Program& self, int slot, uintptr_t pointer) { self.set(slot, address<void>(pointer)); })
       .def("seeds", [](Program& self, uintptr_t pointer) { self.seeds(address<const std::uint64_t>(pointer)); })
       .def("run", [](Program& self, int update, uintptr_t stream) { self.run(update, address<void>(stream)); });

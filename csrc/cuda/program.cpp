@@ -24,31 +24,35 @@ void check(int error, std::size_t number) {
 }  // namespace
 
 Program::Program(const std::vector<int>& dtypes, const float* table, const Draw* draws,
-                 const std::vector<UpdateText>& updates, std::int64_t batch, std::int64_t size, int device)
-    : slots_(dtypes), table_(table), batch_(batch), size_(size), device_(device) {
+                 const std::vector<UpdateText>& updates, std::int64_t batch, std::int64_t size, int device,
+                 const MidTexts& mids, std::int64_t stride)
+    : slots_(dtypes), table_(table), batch_(batch), size_(size), stride_(stride), device_(device) {
   check_extent(batch, size);
+  check_stride(stride);
   if (!table && !updates.empty()) refuse("the coefficient table is a null pointer");
   int first_draw = 0;
   for (std::size_t i = 0; i < updates.size(); ++i) {
-    check_update(updates[i], i, slots_.size());
+    const std::vector<MidText> own = mids_of(mids, updates, i);
+    check_update(updates[i], own.size(), i, slots_.size());
     if (!draws && !std::get<1>(updates[i]).empty()) refuse("the table of draws is a null pointer");
-    plans_.push_back(make_plan(updates[i], i, draws, first_draw));
+    plans_.push_back(make_plan(updates[i], own, i, draws, first_draw));
     first_draw += static_cast<int>(std::get<1>(updates[i]).size());
   }
 }
 
-Program::Plan Program::make_plan(const UpdateText& text, std::size_t number, const Draw* draws, int first_draw) const {
+Program::Plan Program::make_plan(const UpdateText& text, const std::vector<MidText>& mids, std::size_t number,
+                                 const Draw* draws, int first_draw) const {
   const auto& [sources, numbers, rows] = text;
   Plan plan{};
   plan.draws = !numbers.empty();
   for (const auto& row : rows) plan.outs.push_back(std::get<0>(row));
   plan.update.draws = draws + first_draw;
-  if (!arrange(plan, text)) {
+  if (stride_ != 0 || !mids.empty() || !arrange(plan, text)) {
     plan.kernel = nullptr;
     plan.sources = sources;
     plan.general = std::make_unique<GeneralUpdate>();
     plan.general->draws = draws + first_draw;
-    generalise(plan, text, number);
+    generalise(plan, text, mids, number);
   }
   check(plan.kernel ? load(device_, plan.kernel) : load_general(device_), number);
   return plan;
@@ -122,7 +126,7 @@ bool Program::divide(Plan& plan, bool draws, int groups) const {
   return true;
 }
 
-void Program::generalise(Plan& plan, const UpdateText& text, std::size_t number) const {
+void Program::generalise(Plan& plan, const UpdateText& text, const std::vector<MidText>& mids, std::size_t number) const {
   const auto& [sources, numbers, rows] = text;
   GeneralUpdate& update = *plan.general;
   const auto limit = [&](std::size_t count, int most, const char* what) {
@@ -132,20 +136,32 @@ void Program::generalise(Plan& plan, const UpdateText& text, std::size_t number)
   };
   limit(sources.size(), kMostSources, "sources");
   limit(numbers.size(), kMostDraws, "draws");
+  limit(mids.size(), kMostMids, "mids");
   limit(rows.size(), kMostRows, "rows");
   update.table = table_;
   update.size = size_;
   update.elements = batch_ * size_;
+  update.stride = stride_;
   update.source_count = static_cast<int>(sources.size());
+  update.draw_count = static_cast<int>(numbers.size());
+  update.mid_count = static_cast<int>(mids.size());
   update.row_count = static_cast<int>(rows.size());
   for (std::size_t i = 0; i < sources.size(); ++i) update.dtypes[i] = static_cast<std::uint8_t>(slots_.dtype(sources[i]));
   std::size_t used = 0;
+  const auto add_sum = [&](std::size_t i, const std::vector<int>& terms, std::int64_t offset) {
+    limit(used + terms.size(), kMostTerms, "terms");
+    update.sums[i] = {static_cast<int>(offset), static_cast<int>(used), static_cast<int>(terms.size())};
+    for (const int term : terms) update.terms[used++] = static_cast<std::uint8_t>(term);
+  };
+  for (std::size_t m = 0; m < mids.size(); ++m) {
+    const auto& [op, terms, offset, mask, known] = mids[m];
+    add_sum(m, terms, offset);
+    update.mids[m] = {op == "blend" ? mask : -1, known};
+  }
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const auto& [out, terms, offset] = rows[r];
-    limit(used + terms.size(), kMostTerms, "terms");
-    update.rows[r] = {nullptr, static_cast<int>(offset), static_cast<int>(used), static_cast<int>(terms.size()),
-                      slots_.dtype(out)};
-    for (const int term : terms) update.terms[used++] = static_cast<std::uint8_t>(term);
+    add_sum(mids.size() + r, terms, offset);
+    update.rows[r] = {nullptr, slots_.dtype(out)};
   }
   plan.blocks = static_cast<unsigned>(ceil_div(update.elements, kThreads));
 }

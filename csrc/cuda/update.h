@@ -36,23 +36,35 @@ struct Update {
   DType dtypes[kMaxSources];
 };
 
-constexpr int kMostSources = 64, kMostDraws = 64, kMostRows = 8, kMostTerms = 512;
+constexpr int kMostSources = 64, kMostDraws = 64, kMostMids = 8, kMostRows = 8, kMostTerms = 512;
+
+struct GeneralSum {
+  int offset, first, count;  // of the coefficients in the table, of the terms, and how many they are
+};
+
+// Of its sum s, with c what stands behind the coefficients of s: clip: s < c[0] ? c[0] : s > c[1] ? c[1] : s, so that NaN
+// stays; blend: (1 - v[mask]) * s + v[mask] * (c[0] * v[known]).
+struct GeneralMid {
+  int mask, known;  // sources; negative in a clip
+};
 
 struct GeneralRow {
   void* out;
-  int offset, first, count;  // of the coefficients in the table, of the terms, and how many they are
   DType dtype;
 };
 
-// Any rows. A term below source_count is a source, any other a draw.
+// Any rows. Terms are sources, then draws, then mids.
 struct GeneralUpdate {
   const void* sources[kMostSources];
+  GeneralSum sums[kMostMids + kMostRows];  // of the mids, then of the rows
+  GeneralMid mids[kMostMids];
   GeneralRow rows[kMostRows];
   const float* table;
   const Draw* draws;  // those of this update
   const std::uint64_t* seeds;
   std::int64_t size, elements;  // per sample, and in all
-  int source_count, row_count;
+  std::int64_t stride;          // from the coefficients of a sample to those of the next; 0: all have the same
+  int source_count, draw_count, mid_count, row_count;
   std::uint8_t terms[kMostTerms], dtypes[kMostSources];
 };
 

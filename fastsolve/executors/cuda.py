@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import astuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ class Cuda(Backend):
         ]
         draws = [draw for launch in program.launches for draw in launch.draws]
         self._table = torch.from_numpy(program.table32).to(device)
+        assert self._table.ndim == 1 or len(self._table) == setting.batch
         self._draws = torch.tensor(draws or [(0, 0)], dtype=torch.int32).to(device)
         self._seeds = Seeds(setting.batch, device)
         self._program = _cuda.Program(
@@ -39,6 +41,8 @@ class Cuda(Backend):
             setting.batch,
             setting.size,
             index,
+            [[astuple(mid) for mid in launch.mids] for launch in program.launches],
+            self._table.shape[1] if self._table.ndim == 2 else 0,
         )
         self._program.seeds(self._seeds.tensor.data_ptr())
         self._stream = current_stream(index)

@@ -74,4 +74,5 @@ def _mid(mid: Mid, table: Coefficients, values: Sequence[Tensor]) -> Tensor:
         low, high = table[after], table[after + 1]
         return torch.where(total < low, low, torch.where(total > high, high, total))
     mask, known = values[mid.mask], values[mid.known]
-    return (1 - mask) * total + mask * (table[after] * known)
+    blended: Tensor = (1 - mask) * total + mask * (table[after] * known)
+    return blended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,14 +21,23 @@ class Native(Backend):
 
     def __init__(self, program: Program, setting: Setting, tensors: list[Tensor | None]) -> None:
         self._table = program.table32
+        assert self._table.ndim == 1 or len(self._table) == setting.batch
         self._seeds = np.zeros(setting.batch, np.uint64)
         updates = [
             (list(launch.sources), list(launch.draws), [(row.out, list(row.terms), row.offset) for row in launch.rows])
             for launch in program.launches
         ]
         codes = [CODES[setting.dtype_of(slot.kind)] for slot in program.slots]
-        threads = torch.get_num_threads()
-        self._program = _C.Program(codes, self._table.ctypes.data, updates, setting.batch, setting.size, threads)
+        self._program = _C.Program(
+            codes,
+            self._table.ctypes.data,
+            updates,
+            setting.batch,
+            setting.size,
+            torch.get_num_threads(),
+            [[astuple(mid) for mid in launch.mids] for launch in program.launches],
+            self._table.shape[1] if self._table.ndim == 2 else 0,
+        )
         self._program.seeds(self._seeds.ctypes.data)
         self.launch = self._program.run  # type: ignore[method-assign, assignment]  # one call less where every microsecond counts
         for slot, tensor in enumerate(tensors):
