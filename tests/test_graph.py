@@ -641,3 +641,119 @@ def test_a_cpu_has_no_graphs() -> None:
     assert "launch by launch (CUDA graphs need a GPU, and the device is cpu)" in str(sampler)
     with pytest.raises(ValueError, match="CUDA graphs need a GPU"):
         Sampler(of_a_global, SHAPE, steps=3, schedule="vp", prediction="eps", device="cpu", graph="require")
+
+
+# Controls under a graph
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "seeds3", "heun", "restart", "tada"])
+def test_a_callback_splits_the_graph_where_it_looks(place: Place, solver: str) -> None:
+    net = Net(place.device)
+    sampler, plain = place.sampler(net, solver=solver), by_launches(place, net, solver=solver)
+    looked = len(sampler.plan.steps)
+    for seed in (1, 2, 3, 4):
+        want, steps = [step.x0.clone() for step in plain.iterate(seed=seed)], []
+        calls = net.calls
+        out = sampler(seed=seed, callback=lambda step, to=steps: to.append(step.x0.clone()))
+        assert net.calls == (calls if seed > 2 else calls + sampler.plan.nfe)  # the first warms up, the second records
+        assert_bits_equal(out, plain(seed=seed))
+        for ours, theirs in zip(steps, want, strict=True):
+            assert_bits_equal(ours, theirs)
+    assert looked <= len(place.recorded) <= looked + 1
+    assert_bits_equal(sampler(seed=1), plain(seed=1))  # whole, and another graph
+
+
+def test_a_callback_ends_a_graph_early(place: Place) -> None:
+    net = Net(place.device)
+    sampler, plain = place.sampler(net), by_launches(place, net)
+    for seed in (1, 2, 3, 4):
+        want = plain(seed=seed, callback=lambda step: step.index < 2)
+        assert_bits_equal(sampler(seed=seed, callback=lambda step: step.index < 2), want)
+    assert_bits_equal(sampler(seed=5, callback=lambda step: None), plain(seed=5))
+
+
+def test_graphs_that_wait_do_not_meet(place: Place) -> None:
+    net = Net(place.device)
+    sampler, plain = place.sampler(net), by_launches(place, net)
+    for _ in range(3):
+        runs = [sampler.iterate(seed=seed) for seed in (1, 2)]
+        for _ in range(3):
+            for run in runs:
+                next(run)
+        for seed, run in zip((1, 2), runs, strict=True):
+            assert_bits_equal(run.finish(), plain(seed=seed))
+
+
+CONTROLS: dict[str, dict[str, object]] = {
+    "interval": {"guidance": fastsolve.Guidance(3.0, interval=(0.2, 0.7))},
+    "rescale": {"guidance": fastsolve.Guidance(3.0, rescale=0.7)},
+    "apg": {"guidance": fastsolve.Guidance(3.0, apg=fastsolve.APG(0.2, -0.5, 1.0))},
+    "each its scale": {"guidance": [1.0, 3.0]},
+    "clip": {"clip": 0.5},
+    "hook": {"x0_hook": lambda d, node: d.clamp(-0.5, 0.5) * node.alpha},
+}
+
+
+@pytest.mark.parametrize("doubles", [False, True])
+@pytest.mark.parametrize("control", CONTROLS)
+def test_controls_are_part_of_the_graph(place: Place, control: str, doubles: bool) -> None:
+    net, (a, b) = Net(place.device), (place.tensor(0.5, -0.5), place.tensor(0.0))
+    denoiser = Denoiser(net, "vp", "eps", null={"y": b.expand(2)}, doubles=doubles)
+    sampler, plain = (place.sampler(denoiser, graph=graph, **CONTROLS[control]) for graph in ("auto", "off"))
+    for seed in (1, 2, 3):
+        y = a * seed
+        assert_bits_equal(sampler(seed=seed, model_kwargs={"y": y}), plain(seed=seed, model_kwargs={"y": y}))
+    assert len(place.recorded) == 1
+    calls = net.calls
+    sampler(seed=4, model_kwargs={"y": a})
+    assert net.calls == calls
+
+
+@pytest.mark.parametrize("way", ["inpaint", "overwrite"])
+def test_masks_and_images_are_copied_into_the_graph(place: Place, way: str) -> None:
+    net = Net(place.device)
+    sampler, plain = place.sampler(net), by_launches(place, net)
+    for seed in (1, 2, 3):
+        mask = (torch.arange(5, device=place.device) < seed).float()
+        given = {way: (mask, torch.full(SHAPE, float(seed), device=place.device))}
+        assert_bits_equal(sampler(seed=seed, **given), plain(seed=seed, **given))
+        x0 = torch.full(SHAPE, 0.25 * seed, device=place.device)
+        assert_bits_equal(sampler(seed=seed, x0_init=x0, **given), plain(seed=seed, x0_init=x0, **given))
+    assert len(place.recorded) == 2
+
+
+def test_what_a_hook_reads_is_watched(place: Place) -> None:
+    bound = place.tensor(0.5)
+
+    def hook(d: Tensor, node: object) -> Tensor:
+        return torch.minimum(d, bound)
+
+    net = Net(place.device)
+    sampler = place.sampler(net, x0_hook=hook)
+    for seed in (1, 2, 3):
+        sampler(seed=seed)
+    bound = place.tensor(0.1)  # another tensor
+    assert_bits_equal(sampler(seed=4), by_launches(place, net, x0_hook=hook)(seed=4))
+
+
+def test_the_second_network_of_a_guided_call_is_watched(place: Place) -> None:
+    net, weak = Net(place.device), Net(place.device)
+    denoiser = Denoiser(net, "vp", "eps", guide=weak)
+    sampler, plain = (place.sampler(denoiser, graph=graph, guidance=2.0) for graph in ("auto", "off"))
+    for seed in (1, 2, 3):
+        assert_bits_equal(sampler(seed=seed), plain(seed=seed))
+    weak.scale = torch.nn.Parameter(weak.scale.detach() * 0.5)
+    assert_bits_equal(sampler(seed=4), plain(seed=4))
+    assert len(place.recorded) == 1
+
+
+def test_a_model_that_cannot_be_captured_is_seen_once(place: Place) -> None:
+    """What the warm-up has shown is not shown again."""
+
+    def counts(x: Tensor, t: Tensor, seen: Tensor) -> Tensor:
+        seen.add_(1.0)
+        return x * 0.5
+
+    sampler, steps = place.sampler(counts), []
+    sampler(callback=lambda step: steps.append(step.index), model_kwargs={"seen": place.tensor(0.0)})
+    assert steps == list(range(4))
