@@ -196,9 +196,9 @@ def _wide(name: str, tensor: object, setting: Setting) -> Tensor:
 
 def one_per_sample(name: str, given: object, batch: int) -> list[object] | None:
     """A list with an entry for each sample, or None for something that all of them share."""
-    if not isinstance(given, list | tuple) or (
-        name == "grid" and not all(isinstance(v, list | tuple | Grid) for v in given)
-    ):
+    if not isinstance(given, list | tuple) or not given:
+        return None
+    if name == "grid" and not all(isinstance(v, list | tuple | Grid) for v in given):
         return None
     if len(given) != batch:
         raise ValueError(f"{name} has {len(given)} entries, one per sample, and the batch is {batch}")

@@ -190,7 +190,7 @@ def test_bad_levels_are_refused(schedule: str, levels: tuple[float, ...], messag
     refused(ValueError, message, schedule=schedule, grid=levels, steps=LEFT_OUT)
 
 
-@pytest.mark.parametrize("grid", [3, 0.5, ("a", "b"), [[1.0, 0.5]]], ids=str)
+@pytest.mark.parametrize("grid", [3, 0.5, ("a", "b"), [[1.0, 0.5], 0.0]], ids=str)
 def test_what_is_no_grid_is_refused(grid: object) -> None:
     refused(TypeError, "grid must be a name, a grid or a sequence of clock values", grid=grid, steps=LEFT_OUT)
 
