@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import math
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
-from fastsolve import grids, predictions, schedules, solvers
+from fastsolve import advice, grids, predictions, schedules, solvers
 from fastsolve.draft import Draft
 from fastsolve.forms import Form, FormError
-from fastsolve.grids import RBE, Explicit, Grid, RBEAtan
+from fastsolve.grids import Explicit, Grid
 from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule
 from fastsolve.solvers import Solver
+from fastsolve.walks import Walk, check_inverse, inverted, loud
 
 Options = tuple[tuple[str, object], ...]
 
 _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
-
-# What makes a grid far off, measured on two mixtures on VP, Stable Diffusion's table, EDM and flow at 6 to 20 calls: above so much
-# sigma / alpha, a step longer in lam by so much than the one before for those that extrapolate (half of such cases had more than 5 times
-# the error of 'rbe'), or a step so long for those that hold the noise between calls (up to 200 times); and many steps from a start
-# where data shows through the noise, an error that no step removes.
-_SHOWS, _GROWTH, _LENGTH = 0.4, 2.5, 4.75
-_START, _MANY = 8.0, 10
-_EXTRAPOLATE = {"deis", "deis_tab", "dpmpp_2m", "dpmpp_3m", "res_multistep", "unipc"}
-_HOLD_NOISE = {"deis_rho_rk", "dpm_solver_2", "dpm_solver_3", "heun"}
-_warned: set[tuple[str, str, Schedule]] = set()
 
 
 def make_plan(
@@ -44,6 +34,10 @@ def make_plan(
     prediction: str | Prediction = "x0",
     guidance: float | None = None,
     options: Mapping[str, object] | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    strength: float | None = None,
+    inverse: bool = False,
 ) -> Plan:
     """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
 
@@ -52,8 +46,14 @@ def make_plan(
     of which the solver uses as many as whole steps allow), neither with explicit values. guidance: scale of classifier-free guidance.
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
+    start, stop: the part from level `start` to level `stop` of the grid, 0 <= start < stop <= steps; strength: its last
+    int(steps * strength) steps, in (0, 1], as in diffusers. The solver sees that part alone. `steps` counts the whole grid, `nfe` the
+    calls that are made. inverse: walk it from data to noise (see `invert`), for solvers that draw none; `nfe` buys the steps of the
+    plan that it is the inverse of.
+
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
-    schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type. Warns once
+    schedule, for both or neither of steps and nfe, for a budget too small, for parts that are not there, and for inverses that do
+    not exist; TypeError for arguments of another type. Warns once
     per solver, grid and schedule of a grid, asked for by name, that is known to be far off for the solver in so many steps.
     """
     if not isinstance(solver, str):
@@ -66,12 +66,20 @@ def make_plan(
     ):
         raise ValueError(f"guidance must be a finite scale, not {guidance!r}")
     chosen = _options(solver, options)
+    walk = Walk(start, stop, strength)
+    if not isinstance(inverse, bool):
+        raise TypeError(f"inverse must be True or False, not {inverse!r}")
     count = _steps(layout, steps, nfe)
     if count is None:
-        count = _affordable(solver, law, layout, _positive("nfe", nfe), meaning, guidance, chosen)
-    plan = _written(solver, law, layout, count, meaning, guidance, chosen)
+        if stop is not None:
+            raise ValueError("stop counts the steps of a grid, and nfe leaves their number open: give steps instead")
+        count = _affordable(solver, law, layout, _positive("nfe", nfe), walk, meaning, guidance, chosen)
+    if inverse:
+        check_inverse(_written(solver, law, layout, count, walk, meaning, guidance, loud(chosen)), dict(chosen))
+        walk = dataclasses.replace(walk, inverse=True)
+    plan = _written(solver, law, layout, count, walk, meaning, guidance, chosen)
     if isinstance(grid, str):
-        _warn_of(solver, law, grid, layout, count)
+        advice.warn_of(solver, law, grid, layout, count, walk)
     return plan
 
 
@@ -89,37 +97,6 @@ def _steps(grid: Grid, steps: int | None, nfe: int | None) -> int | None:
             f"give one of steps and nfe, not {'neither' if steps is None else f'both (steps={steps}, nfe={nfe})'}"
         )
     return None if steps is None else _positive("steps", steps)
-
-
-def _warn_of(solver: str, law: Schedule, grid: str, layout: Grid, steps: int) -> None:
-    """Warn once of the grid that a caller named; the schedule's default is nobody's choice."""
-    if (asked := (solver, grid, law)) in _warned or (fault := _fault(solver, law, layout, steps)) is None:
-        return
-    _warned.add(asked)  # first: where warnings are errors, the next plan is still made
-    warnings.warn(
-        f"grid {grid!r} on schedule {law.name!r} is far off for {solver} in {steps} steps: {fault}; use 'rbe'",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _fault(solver: str, law: Schedule, layout: Grid, steps: int) -> str | None:
-    """What makes the grid a disaster for the solver, if it is one."""
-    if isinstance(layout, RBE | RBEAtan):
-        return None  # what would be recommended instead
-    levels = grids.nodes(layout, law, steps)
-    start = levels[0]
-    if start.t < law.t_max and steps >= _MANY and start.sigma < _START * start.alpha:
-        return f"it starts at t = {start.t:g}, where sigma / alpha is {start.sigma / start.alpha:.2g}"
-    before = math.inf
-    for s, t in pairwise(node for node in levels if node.alpha > 0.0 and node.sigma > 0.0):
-        length = t.lam - s.lam
-        long = length - before > _GROWTH if solver in _EXTRAPOLATE else solver in _HOLD_NOISE and length > _LENGTH
-        if long and s.sigma > _SHOWS * s.alpha:
-            return f"its step from t = {s.t:.3g} to {t.t:.3g} is too long"
-        before = length
-    return None
 
 
 def _positive(name: str, value: int | None) -> int:
@@ -180,28 +157,29 @@ def _affordable(
     schedule: Schedule,
     grid: Grid,
     nfe: int,
+    walk: Walk,
     prediction: Prediction,
     guidance: float | None,
     options: Options,
 ) -> int:
-    """The most steps whose calls fit the budget; every step costs at least one call."""
+    """The steps of a grid whose walk makes the most calls that fit the budget; every step made costs at least one."""
 
-    def write(steps: int) -> Plan:
-        return _written(solver, schedule, grid, steps, prediction, guidance, options)
+    def write(made: int) -> Plan:
+        return _written(solver, schedule, grid, walk.steps(made), walk, prediction, guidance, options)
 
-    steps = max(1, (nfe - 1) // solvers.get(solver).stages + 1)
-    plan = write(steps)
+    made = max(1, (nfe - 1) // solvers.get(solver).stages + 1)
+    plan = write(made)
     while plan.nfe > nfe:
-        if steps == 1:
+        if made == 1:
             raise ValueError(f"a budget of {nfe} model calls is too small for {solver}: its least is {plan.nfe}")
-        steps -= 1
-        plan = write(steps)
+        made -= 1
+        plan = write(made)
     while plan.nfe < nfe:
-        more = write(steps + 1)
+        more = write(made + 1)
         if more.nfe > nfe:
             break
-        steps, plan = steps + 1, more
-    return steps
+        made, plan = made + 1, more
+    return walk.steps(made)
 
 
 def _written(
@@ -209,11 +187,12 @@ def _written(
     schedule: Schedule,
     grid: Grid,
     steps: int,
+    walk: Walk,
     prediction: Prediction,
     guidance: float | None,
     options: Options,
 ) -> Plan:
-    return _plan(solvers.get(solver), schedule, grid, steps, prediction, guidance, options)
+    return _plan(solvers.get(solver), schedule, grid, steps, walk, prediction, guidance, options)
 
 
 @functools.lru_cache(maxsize=256)
@@ -222,22 +201,24 @@ def _plan(
     schedule: Schedule,
     grid: Grid,
     steps: int,
+    walk: Walk,
     prediction: Prediction,
     guidance: float | None,
     options: Options,
 ) -> Plan:
-    nodes = grids.nodes(grid, schedule, steps)
+    nodes = walk.of(grids.nodes(grid, schedule, steps))
     chosen = dict(options)
     denoise_final = chosen.pop("denoise_final", False)
     draft = Draft(schedule, prediction, guidance)
+    first = next(node for node in reversed(nodes) if node.sigma > 0.0) if walk.inverse else nodes[0]
     try:
-        final = solver.write(draft, nodes, chosen)
+        final = inverted(draft, solver, nodes, chosen) if walk.inverse else solver.write(draft, nodes, chosen)
         if denoise_final and nodes[-1].sigma > 0.0:
             final = draft.denoised(nodes[-1], final)
         if not isinstance(final, Form):
             raise TypeError(
                 f"the text of solver {solver.name!r} must return the form of the final state, not {final!r}"
             )
-        return draft.finish(final, solver.name, schedule.start_std(nodes[0]))
+        return draft.finish(final, solver.name, schedule.start_std(first))
     except FormError as error:
         raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error

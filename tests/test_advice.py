@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastsolve
-from fastsolve import Denoiser, make_plan, planner
+from fastsolve import Denoiser, advice, make_plan
 from fastsolve.grids import Uniform
 from fastsolve.schedules import VE, VP, Schedule
 from problems import golden_mixture
@@ -16,7 +16,7 @@ from problems import golden_mixture
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "_warned", set())
+    monkeypatch.setattr(advice, "_warned", set())
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "deis", "unipc"])
