@@ -13,6 +13,7 @@ from fastsolve.denoiser import Denoiser as Denoiser
 from fastsolve.draft import Draft as Draft
 from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
+from fastsolve.inversion import invert as invert, slerp as slerp
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets

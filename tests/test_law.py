@@ -63,6 +63,7 @@ LAW = {
     "arguments": Row("denoiser executors philox predictions schedules"),
     "memo": Row("denoiser"),
     "sampler": Row(ANY),
+    "inversion": Row("denoiser grids planner predictions sampler schedules"),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names
     "__init__": Row(ANY),
