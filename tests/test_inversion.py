@@ -17,6 +17,7 @@ from orders import MIDDLE, START, exact, slope
 from problems import Gaussian, golden_mixture, plane_mixture
 
 STEPS = (24, 48, 96)
+INVERTIBLE = [name for name in fastsolve.list_solvers() if name not in NO_LIMIT | OWN_TESTS]
 ALPHA_0 = ("flow", schedules.VPTable((*[math.cos(0.5 * math.pi * i / 408) ** 2 for i in range(8, 408)], 0.0)))
 
 
@@ -84,7 +85,7 @@ def test_data_come_back(schedule: str, solver: str) -> None:
 FROM_ALPHA_0 = {"flow_heun", "pndm"}  # which count other calls in a first step from there
 
 
-@pytest.mark.parametrize("name", [n for n in fastsolve.list_solvers() if n not in NO_LIMIT | OWN_TESTS])
+@pytest.mark.parametrize("name", INVERTIBLE)
 def test_an_inverse_calls_at_the_levels_of_its_plan(name: str) -> None:
     options = {"eta": 0.0} if "eta" in solvers.get(name).options else {}
     for schedule in ("vp", "flow"):
@@ -117,6 +118,27 @@ def test_up_to_alpha_0_gaussian_data_become_their_noise(solver: str, schedule: s
         executor="eager",
     )
     torch.testing.assert_close(z, (x - data.mean) / data.std, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "law", [schedules.get("flow"), schedules.get("vp_cosine"), schedules.get("edm")], ids=lambda s: s.name
+)
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_around_a_point_of_data_the_noise_is_found_exactly(name: str, law: schedules.Schedule) -> None:
+    levels = grids.get(None, law).levels(law, 6)[:-1]
+    last, x = law.node(levels[-1]), torch.full((2, 3), 0.7, dtype=torch.float64)
+    z = invert(
+        Gaussian(0.7, 0.0).model(law, "v"),
+        last.alpha * x + last.sigma * 1.3,
+        solver=name,
+        schedule=law,
+        prediction="v",
+        grid=levels,
+        options=Case(name).where(eta=0.0),
+        executor="eager",
+    )
+    first = law.node(levels[0])
+    torch.testing.assert_close(z, first.alpha * x + first.sigma * 1.3, rtol=1e-9, atol=1e-9)
 
 
 def test_a_part_is_walked_back_to_its_first_level() -> None:
