@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,3 +224,13 @@ def test_slerp_refuses_other_shapes() -> None:
         ValueError, match=r"a and b must have the same shape, \[B, \*shape\], not \[2, 3\] and \[1, 3\]"
     ):
         slerp(torch.zeros(2, 3), torch.zeros(1, 3), 0.5)
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs/inversion.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made: dict[str, Tensor] = {}
+    exec(example, made)
+    assert made["half"].isfinite().all()
+    first, last = (z.norm() for z in made["noise"])
+    assert min(first, last) * 0.95 < made["between"].norm() < max(first, last) * 1.05
