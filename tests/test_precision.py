@@ -54,7 +54,7 @@ def test_the_scaled_input_keeps_float16_from_overflow(name: str, solver: str, ex
     half = fastsolve.sample(scaled(law, seen), (64, 5), executor=executor, **options)
     assert max(float(x.abs().max()) for x in seen) < 6.0
     exact = fastsolve.sample(
-        Denoiser(Gaussian().model(law, "edm"), law, "edm"), (64, 5), dtype=torch.float64, executor="eager", **options
+        Denoiser(Gaussian().model(law), law, "x0"), (64, 5), dtype=torch.float64, executor="eager", **options
     )
     # A network's rounding, 2^-11 of an output of about 1, scaled by sigma_data, in each of some calls that count.
     assert float((half - exact).abs().max()) < 4 * 2.0**-11
@@ -77,7 +77,8 @@ def test_float32_holds_a_start_at_sigma_4096(solver: str, executor: str) -> None
     given = {"solver": solver, "grid": grids.Karras(), "steps": 12, "seed": 3}
     model = Denoiser(Gaussian().model(law, "edm"), law, "edm")
     single = fastsolve.sample(model, (64, 5), executor=executor, **given)
-    exact = fastsolve.sample(model, (64, 5), dtype=torch.float64, executor="eager", **given)
+    other = Denoiser(Gaussian().model(law), law, "x0")
+    exact = fastsolve.sample(other, (64, 5), dtype=torch.float64, executor="eager", **given)
     assert float((single - exact).abs().max()) < 2e-5
 
 
