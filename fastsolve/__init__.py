@@ -15,6 +15,7 @@ from fastsolve.draft import Draft as Draft
 from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
 from fastsolve.functions import dynamic_threshold as dynamic_threshold
+from fastsolve.inversion import invert as invert, slerp as slerp
 from fastsolve.logprob import Transitions as Transitions
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan

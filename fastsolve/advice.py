@@ -1,4 +1,4 @@
-"""Warnings of a grid that is known to be far off for a solver."""
+"""What is said, once, of a grid that is known to be far off for a solver."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import pairwise
 from fastsolve import grids
 from fastsolve.grids import RBE, Grid, RBEAtan
 from fastsolve.schedules import Schedule
+from fastsolve.walks import Walk
 
 # What makes a grid far off, measured on two mixtures on VP, Stable Diffusion's table, EDM and flow at 6 to 20 calls: above so much
 # sigma / alpha, a step longer in lam by so much than the one before for those that extrapolate (half of such cases had more than 5 times
@@ -22,9 +23,9 @@ _HOLD_NOISE = {"deis_rho_rk", "dpm_solver_2", "dpm_solver_3", "heun"}
 _warned: set[tuple[str, str, Schedule]] = set()
 
 
-def warn_of(solver: str, law: Schedule, grid: str, layout: Grid, steps: int) -> None:
+def warn_of(solver: str, law: Schedule, grid: str, layout: Grid, steps: int, walk: Walk) -> None:
     """Warn once of the grid that a caller named; the schedule's default is nobody's choice."""
-    if (asked := (solver, grid, law)) in _warned or (fault := _fault(solver, law, layout, steps)) is None:
+    if (asked := (solver, grid, law)) in _warned or (fault := _fault(solver, law, layout, steps, walk)) is None:
         return
     _warned.add(asked)  # first: where warnings are errors, the next plan is still made
     warnings.warn(
@@ -35,13 +36,13 @@ def warn_of(solver: str, law: Schedule, grid: str, layout: Grid, steps: int) -> 
 
 
 @functools.lru_cache(maxsize=256)
-def _fault(solver: str, law: Schedule, layout: Grid, steps: int) -> str | None:
+def _fault(solver: str, law: Schedule, layout: Grid, steps: int, walk: Walk) -> str | None:
     """What makes the grid a disaster for the solver, if it is one."""
-    if isinstance(layout, RBE | RBEAtan):
-        return None  # what would be recommended instead
-    levels = grids.nodes(layout, law, steps)
-    start = levels[0]
-    if start.t < law.t_max and steps >= _MANY and start.sigma < _START * start.alpha:
+    if isinstance(layout, RBE | RBEAtan) or walk.inverse:
+        return None  # what would be recommended instead, and what was not measured
+    whole = grids.nodes(layout, law, steps)
+    levels, start = walk.of(whole), whole[0]
+    if start is levels[0] and start.t < law.t_max and steps >= _MANY and start.sigma < _START * start.alpha:
         return f"it starts at t = {start.t:g}, where sigma / alpha is {start.sigma / start.alpha:.2g}"
     before = math.inf
     for s, t in pairwise(node for node in levels if node.alpha > 0.0 and node.sigma > 0.0):

@@ -44,6 +44,10 @@ class Compiled:
         clip: float | tuple[float, float] | None = None,
         x0_hook: Hook | None = None,
         options: Mapping[str, object] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        strength: float | None = None,
+        inverse: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         executor: str = "auto",
@@ -76,6 +80,10 @@ class Compiled:
             hooked=x0_hook is not None,
             both=guidances is not None,
             options=options,
+            start=start,
+            stop=stop,
+            strength=strength,
+            inverse=inverse,
         )
         # Samples of one batch, each with its own numbers, are one program if their plans differ in nothing else.
         pairs = zip(guidances or repeat(guidance), levels or repeat(grid), range(whole[0]), strict=False)
@@ -100,7 +108,7 @@ class Compiled:
             self.denoiser.reuses_output,
         )
         self.executor = executors.choose(executor, self.setting)
-        self.graph = graph
+        self.graph, self.inverse = graph, inverse
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
         self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}

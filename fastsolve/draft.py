@@ -106,7 +106,7 @@ class Draft:
             return form
         return Form({self._name(form): 1.0})
 
-    def run(self, text: Callable[..., Form], form: Form, *args: object, **options: object) -> Form:
+    def run(self, text: Callable[..., Form], form: Form, /, *args: object, **options: object) -> Form:
         """Another solver's text written here as if `form` were the start; returns its final form."""
         outer, self.start = self.start, form
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from fastsolve import advice, grids, predictions, schedules, solvers
 from fastsolve.controls import Controls, Guidance
@@ -17,6 +19,7 @@ from fastsolve.plan import Plan
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule
 from fastsolve.solvers import Solver
+from fastsolve.walks import Walk, check_inverse, inverted, loud
 
 Options = tuple[tuple[str, object], ...]
 
@@ -36,6 +39,10 @@ def make_plan(
     hooked: bool = False,
     both: bool = False,
     options: Mapping[str, object] | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    strength: float | None = None,
+    inverse: bool = False,
 ) -> Plan:
     """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
 
@@ -46,8 +53,14 @@ def make_plan(
     both: a guided call asks both branches even where one would do, so that the samples of a batch may differ.
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
+    start, stop: the part from level `start` to level `stop` of the grid, 0 <= start < stop <= steps; strength: its last
+    int(steps * strength) steps, in (0, 1], as in diffusers. The solver sees that part alone. `steps` counts the whole grid, `nfe` the
+    calls that are made. inverse: walk it from data to noise (see `invert`), for solvers that draw none; `nfe` buys the steps of the
+    plan that it is the inverse of.
+
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
-    schedule, for both or neither of steps and nfe, and for a budget too small; TypeError for arguments of another type. Warns once
+    schedule, for both or neither of steps and nfe, for a budget too small, for parts that are not there, and for inverses that do
+    not exist; TypeError for arguments of another type. Warns once
     per solver, grid and schedule of a grid, asked for by name, that is known to be far off for the solver in so many steps.
     """
     if not isinstance(solver, str):
@@ -58,13 +71,20 @@ def make_plan(
     if guidance is not None and not isinstance(guidance, Guidance):
         guidance = Guidance(guidance)
     controls = Controls(guidance, _bounds(clip), hooked, both)
-    chosen = _options(solver, options)
+    asked = _Asked(solver, law, layout, Walk(start, stop, strength), meaning, controls, _options(solver, options))
+    if not isinstance(inverse, bool):
+        raise TypeError(f"inverse must be True or False, not {inverse!r}")
     count = _steps(layout, steps, nfe)
     if count is None:
-        count = _affordable(solver, law, layout, _positive("nfe", nfe), meaning, controls, chosen)
-    plan = _written(solver, law, layout, count, meaning, controls, chosen)
+        if stop is not None:
+            raise ValueError("stop counts the steps of a grid, and nfe leaves their number open: give steps instead")
+        count = _affordable(asked, _positive("nfe", nfe))
+    if inverse:
+        check_inverse(_written(asked._replace(options=loud(asked.options)), count), dict(asked.options))
+        asked = asked._replace(walk=dataclasses.replace(asked.walk, inverse=True))
+    plan = _written(asked, count)
     if isinstance(grid, str):
-        advice.warn_of(solver, law, grid, layout, count)
+        advice.warn_of(solver, law, grid, layout, count, asked.walk)
     return plan
 
 
@@ -149,70 +169,66 @@ def frozen(value: object) -> object:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
+class _Asked(NamedTuple):
+    """All that makes a plan, but the number of steps of the whole grid."""
+
+    solver: str
+    schedule: Schedule
+    grid: Grid
+    walk: Walk
+    prediction: Prediction
+    controls: Controls
+    options: Options
+
+
 @functools.lru_cache(maxsize=256)
-def _affordable(
-    solver: str,
-    schedule: Schedule,
-    grid: Grid,
-    nfe: int,
-    prediction: Prediction,
-    controls: Controls,
-    options: Options,
-) -> int:
-    """The most steps whose calls fit the budget; every step costs at least one call."""
+def _affordable(asked: _Asked, nfe: int) -> int:
+    """The steps of a grid whose walk makes the most calls that fit the budget; every step made costs at least one."""
+    walk = asked.walk
 
-    def write(steps: int) -> Plan:
-        return _written(solver, schedule, grid, steps, prediction, controls, options)
+    def write(made: int) -> Plan:
+        return _written(asked, walk.steps(made))
 
-    steps = max(1, (nfe - 1) // solvers.get(solver).stages + 1)
-    plan = write(steps)
+    made = max(1, (nfe - 1) // solvers.get(asked.solver).stages + 1)
+    plan = write(made)
     while plan.nfe > nfe:
-        if steps == 1:
-            raise ValueError(f"a budget of {nfe} model calls is too small for {solver}: its least is {plan.nfe}")
-        steps -= 1
-        plan = write(steps)
+        if made == 1:
+            raise ValueError(f"a budget of {nfe} model calls is too small for {asked.solver}: its least is {plan.nfe}")
+        made -= 1
+        plan = write(made)
     while plan.nfe < nfe:
-        more = write(steps + 1)
+        more = write(made + 1)
         if more.nfe > nfe:
             break
-        steps, plan = steps + 1, more
-    return steps
+        made, plan = made + 1, more
+    return walk.steps(made)
 
 
-def _written(
-    solver: str,
-    schedule: Schedule,
-    grid: Grid,
-    steps: int,
-    prediction: Prediction,
-    controls: Controls,
-    options: Options,
-) -> Plan:
-    return _plan(solvers.get(solver), schedule, grid, steps, prediction, controls, options)
+def _written(asked: _Asked, steps: int) -> Plan:
+    return _plan(solvers.get(asked.solver), asked, steps)  # a name may be given to another text
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(
-    solver: Solver,
-    schedule: Schedule,
-    grid: Grid,
-    steps: int,
-    prediction: Prediction,
-    controls: Controls,
-    options: Options,
-) -> Plan:
-    nodes = grids.nodes(grid, schedule, steps)
-    chosen = dict(options)
+def _plan(solver: Solver, asked: _Asked, steps: int) -> Plan:
+    schedule, walk = asked.schedule, asked.walk
+    nodes = walk.of(grids.nodes(asked.grid, schedule, steps))
+    chosen = dict(asked.options)
     denoise_final = chosen.pop("denoise_final", False)
-    draft = Draft(schedule, prediction, controls)
+    draft = Draft(schedule, asked.prediction, asked.controls)
+    first = next(node for node in reversed(nodes) if node.sigma > 0.0) if walk.inverse else nodes[0]
     try:
-        final = solver.write(draft, nodes, chosen)
+        final = inverted(draft, solver, nodes, chosen) if walk.inverse else solver.write(draft, nodes, chosen)
         if denoise_final and nodes[-1].sigma > 0.0:
             final = draft.denoised(nodes[-1], final)
         if not isinstance(final, Form):
             raise TypeError(
                 f"the text of solver {solver.name!r} must return the form of the final state, not {final!r}"
             )
-        return draft.finish(final, solver.name, schedule.start_std(nodes[0]), nodes)
+        levels = nodes[::-1] if walk.inverse else nodes
+        plan = draft.finish(final, solver.name, schedule.start_std(first), levels)
     except FormError as error:
         raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error
+    before, _ = walk.bounds(steps)
+    if before and plan.draws:  # the part before it has drawn, and a run that is continued draws on
+        plan = dataclasses.replace(plan, first_draw=_written(asked._replace(walk=Walk(stop=before)), steps).draws)
+    return plan

@@ -26,10 +26,11 @@ class Sampler(Compiled):
     model: a `Denoiser`, or any callable model(x, t, **model_kwargs) with schedule and prediction beside it; t is [B], in the
     schedule's clock and in `dtype` (a float32 or float64 Denoiser gets it in its own). shape: [B, *sample]; a Denoiser that states
     the shape of a sample makes it optional (B = 1).
-    solver, steps, nfe, grid, schedule, prediction, guidance, clip, options: see `make_plan`; a Denoiser may state schedule, prediction and
-    a usual nfe. guidance and explicit grids may be lists with an entry for each sample. guidance needs a Denoiser with `null`, the
-    arguments of the unconditional call, or with `guide`, another network. x0_hook: a function (x0, node) -> x0 that is applied to every
-    data prediction, at one launch more per call beside its own. device: the model's, if given at all.
+    solver, steps, nfe, grid, schedule, prediction, guidance, clip, options, start, stop, strength, inverse: see `make_plan`; a Denoiser
+    may state schedule, prediction and a usual nfe. guidance and explicit grids may be lists with an entry for each sample. guidance
+    needs a Denoiser with `null`, the arguments of the unconditional call, or with `guide`, another network. x0_hook: a function
+    (x0, node) -> x0 that is applied to every data prediction, at one launch more per call beside its own. device: the model's, if
+    given at all.
     dtype: of the state; float32, or float64 for the eager executor. executor: "auto", "eager", "native", "fused" or "cuda".
     graph: "auto" captures a run with its model as one CUDA graph in the second call, where there is a GPU and the model allows it;
     "require" captures in the first call, and what cannot be captured is an error; "off". A captured model is seen to get other
@@ -129,6 +130,8 @@ class Sampler(Compiled):
         """All arguments checked, and nothing called yet."""
         arguments.known(given)
         setting, plan = self.setting, self.plan
+        if self.inverse and given.get("x_init") is None:
+            raise ValueError("an inverse starts from data: give it as x_init")
         start, kind = arguments.beginning(given.get("x_init"), given.get("x0_init"), len(plan.start), setting)
         blend, way = arguments.blending(given.get("inpaint"), given.get("overwrite"), setting)
         models, kwargs = branches.of(

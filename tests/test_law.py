@@ -50,8 +50,9 @@ LAW = {
     "transitions": Row("forms ops plan", never=DEVICE),
     "solvers": Row("draft forms integrals schedules", never=DEVICE),
     "solvers/__init__": Row("draft forms integrals plan schedules", never=DEVICE, discovers=True),
-    "advice": Row("grids schedules", never=DEVICE),
-    "planner": Row("advice controls draft forms grids plan predictions schedules solvers", never=DEVICE),
+    "walks": Row("draft forms plan schedules solvers", never=DEVICE),
+    "advice": Row("grids schedules walks", never=DEVICE),
+    "planner": Row("advice controls draft forms grids plan predictions schedules solvers walks", never=DEVICE),
     "program": Row(never=DEVICE),
     "lower": Row("forms ops plan program", never=DEVICE),
     "kernels": Row(),
@@ -73,6 +74,7 @@ LAW = {
         "arguments controls denoiser executors functions grids lower plan planner predictions program schedules"
     ),
     "sampler": Row(ANY),
+    "inversion": Row("denoiser grids predictions sampler schedules"),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names
     "__init__": Row(ANY),
