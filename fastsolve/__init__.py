@@ -16,6 +16,7 @@ from fastsolve.executors.library import combine as combine
 from fastsolve.forms import Form as Form
 from fastsolve.functions import dynamic_threshold as dynamic_threshold
 from fastsolve.inversion import invert as invert, slerp as slerp
+from fastsolve.likelihood import log_likelihood as log_likelihood
 from fastsolve.logprob import Transitions as Transitions
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan

@@ -52,12 +52,13 @@ def sample(
     graph: str = "auto",
     callback: Callback | None = None,
     at: At = "step",
+    grad: bool | str = False,
     progress: bool = False,
     check_finite: bool = False,
 ) -> Tensor:
     """Samples of a model, [B, *shape] in `dtype`: one call of a `Sampler`, whose arguments these are.
 
-    seed, x_init, x0_init, noise, model_kwargs, negative_kwargs, inpaint, overwrite, callback, at and progress are those of
+    seed, x_init, x0_init, noise, model_kwargs, negative_kwargs, inpaint, overwrite, callback, at, grad and progress are those of
     `Sampler.__call__`. x_init or x0_init gives shape (for solvers of one variable) and device where they are left out. steps or nfe may
     have an entry for each sample: those of the same budget are one batch, and tensors of B samples among the arguments are divided.
 
@@ -102,6 +103,7 @@ def sample(
     return sampler(
         callback=callback,
         at=at,
+        grad=grad,
         progress=progress,
         seed=seed,
         x_init=x_init,

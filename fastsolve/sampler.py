@@ -14,7 +14,10 @@ from fastsolve import arguments, branches, functions, logprob, watching
 from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
+from fastsolve.executors.function import function
+from fastsolve.executors.run import Work, bound
 from fastsolve.logprob import Transitions
+from fastsolve.program import Program
 from fastsolve.watching import At, Callback, Running, Step
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
@@ -48,6 +51,7 @@ class Sampler(Compiled):
         at: At = "step",
         progress: bool = False,
         return_logprob: Literal[False] = False,
+        grad: bool | str = False,
         **given: Unpack[Asked],
     ) -> Tensor: ...
 
@@ -69,6 +73,7 @@ class Sampler(Compiled):
         at: At = "step",
         progress: bool = False,
         return_logprob: bool = False,
+        grad: bool | str = False,
         **given: Unpack[Asked],
     ) -> Tensor | tuple[Tensor, Transitions]:
         """One batch of samples, [B, *shape], in a tensor that is the caller's.
@@ -83,15 +88,31 @@ class Sampler(Compiled):
         Masks and images broadcast to [B, *shape]. callback: called with a `Step`, at each "step", "call", or at the model calls of given
         numbers; if it returns False, the run ends with the data prediction it has seen. progress: a tqdm bar over model calls.
         return_logprob: returns (samples, `Transitions`), the law of each stochastic transition of the run.
+        grad: True makes the result differentiable in x_init, noise, model_kwargs and the model's parameters: it is computed in plain
+        torch, whatever the executor; "checkpoint" keeps the state between the steps only, and calls the model again on the way back.
 
         A CUDA graph is split where a callback looks.
         """
+        if grad not in (False, True, "checkpoint"):
+            raise ValueError(f"grad must be True, False or 'checkpoint', not {grad!r}")
+        if grad and (callback is not None or return_logprob):
+            raise ValueError(
+                "grad=True goes without callback and return_logprob: a run that is looked at has no gradients"
+            )
         bar = arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext()
         with bar as shown:
             on_call = None if shown is None else shown.update
+            if grad:
+                return self._differentiable(grad == "checkpoint", on_call, given)
             if return_logprob:
                 return self._with_laws(on_call, given)
             return watching.told(self._begun(at if callback is not None else (), on_call, given), callback)
+
+    def _differentiable(self, checkpoint: bool, on_call: Callable[[], object] | None, given: Asked) -> Tensor:
+        program, models, all_of = self._given((), given)
+        work = Work(bound(models, all_of.arguments), all_of.start, all_of.noise, all_of.blend, all_of.functions)
+        with _on(self.setting.device):
+            return function(program, self.setting, work, all_of.seeds, checkpoint, self._check_finite, on_call)
 
     def _with_laws(self, on_call: Callable[[], object] | None, given: Asked) -> tuple[Tensor, Transitions]:
         if len(self.plans) > 1:
@@ -126,7 +147,7 @@ class Sampler(Compiled):
         """A run that waits at each "step", "call", or at the model calls of given numbers. Other arguments are those of a call."""
         return self._begun(at, None, given)
 
-    def _begun(self, at: At, on_call: Callable[[], object] | None, given: Asked) -> Running:
+    def _given(self, seen: tuple[int, ...], given: Asked) -> tuple[Program, Sequence[Callable[..., Tensor]], Given]:
         """All arguments checked, and nothing called yet."""
         arguments.known(given)
         setting, plan = self.setting, self.plan
@@ -141,10 +162,16 @@ class Sampler(Compiled):
             plan.forwards > plan.nfe,
             setting.batch,
         )
-        seen, noise = watching.calls_at(plan, at), given.get("noise")
+        noise = given.get("noise")
         seeds, draws = arguments.keys(given.get("seed", 0), setting.batch), arguments.given_draws(noise, plan, setting)
         program = self.program(kind, noise is not None, way, seen)
         work = Given(seeds, start, draws, kwargs, blend, self._functions)
+        return program, models, work
+
+    def _begun(self, at: At, on_call: Callable[[], object] | None, given: Asked) -> Running:
+        """All arguments checked, and nothing called yet."""
+        setting, plan, seen = self.setting, self.plan, watching.calls_at(self.plan, at)
+        program, models, work = self._given(seen, given)
         numbers = {number: i for i, number in enumerate(plan.steps)} if at == "step" else {}
 
         def looks() -> Generator[Step, None, Tensor]:

@@ -75,6 +75,9 @@ LAW = {
     ),
     "sampler": Row(ANY),
     "inversion": Row("denoiser grids predictions sampler schedules"),
+    "likelihood": Row(
+        "arguments branches controls denoiser executors grids ops philox plan planner predictions sampler schedules"
+    ),
     "api": Row(ANY),
     "cli": Row("__init__ api models"),  # a caller, who uses the public names
     "__init__": Row(ANY),
