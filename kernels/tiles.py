@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
 
 def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, target: Any, batch: int, size: int) -> Tile:
-    """The tile for tensors of these item sizes. batch, size: for the interpreter alone."""
+    """The tile for tensors of these item sizes. n_sources: mids count too. batch, size: for the interpreter alone."""
     if INTERPRETING:
         # A program costs 10 to 18 ms in the interpreter whatever its size, and one more size compiles nothing.
         block, strip = (min(max(triton.next_power_of_2(n), 16), 65536) for n in (size, batch * size))

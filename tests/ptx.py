@@ -125,7 +125,7 @@ class Kernel:
             if guard:
                 on = registers[guard.lstrip("!")] != guard.startswith("!")
             name, *marks = opcode.split(".")
-            names = [re.findall(r"[%\w.$]+", operand) for operand in operands]
+            names = [re.findall(r"-?[%\w.$]+", operand) for operand in operands]
             if name == "ret":
                 return []
             if name == "bra":
@@ -152,6 +152,10 @@ class Kernel:
                     .reshape(count, 2)
                 )
                 registers |= {word: parts[:, k].copy() for k, word in enumerate(names[0]) if word != "_"}
+            elif name == "mov" and operands[1].startswith("{"):
+                size = np.dtype(_TYPES[marks[0]]).itemsize
+                words = [value(word, f"u{size // len(names[1])}") for word in names[1]]
+                registers[operands[0]] = np.stack(words, axis=1).view(f"u{size}").reshape(count)
             elif name == "cvt":
                 registers[operands[0]] = unsigned(
                     self._convert(marks, [value(o, self._source(marks)) for o in operands[1:]])

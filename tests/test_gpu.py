@@ -9,6 +9,7 @@ import gc
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ import fused_runs
 from bits import assert_bits_equal
 from fastsolve import Denoiser, Sampler, executors, philox
 from fastsolve.executors import Setting
-from fastsolve.program import Launch, Program, Row, Slot
+from fastsolve.program import Launch, Mid, Program, Row, Slot
+from updates import blend, clip, placed
 
 pytestmark = pytest.mark.gpu
 
@@ -50,22 +52,37 @@ def updated(
     kinds: str,
     rows: Sequence[Sequence[int]],
     draws: Sequence[tuple[int, int]],
+    mids: Sequence[Mid] = (),
+    of_each: bool = False,
+    factor: float = 1,
+    captured: bool = False,
 ) -> list[Tensor]:
-    """The outs of one launch, on its device. kinds: a letter per source and per out, of `KINDS`."""
+    """The outs of one launch, on its device. kinds: a letter per source and per out, of `KINDS`.
+
+    of_each: every sample has a table of its own. factor: of all numbers; captured: in a graph, which replays what had other numbers.
+    """
     first = len(sources)
-    offsets = np.cumsum([0] + [len(row) for row in rows]).tolist()
-    table = np.random.default_rng(5).uniform(-2, 2, offsets[-1])
-    placed = tuple(Row(first + r, tuple(row), offsets[r]) for r, row in enumerate(rows))
-    launch = Launch(tuple(range(first)), tuple(draws), placed)
+    mids, start = placed(mids, 0)
+    offsets = np.cumsum([start] + [len(row) for row in rows]).tolist()
+    table = np.random.default_rng(5).uniform(-2, 2, (where.batch, offsets[-1]) if of_each else offsets[-1])
+    summed = tuple(Row(first + r, tuple(row), offsets[r]) for r, row in enumerate(rows))
+    launch = Launch(tuple(range(first)), tuple(draws), summed, mids)
     outs = [
         torch.full(where.shape, torch.nan, dtype=where.dtype_of(KINDS[k]), device=where.device) for k in kinds[first:]
     ]
-    program = Program(tuple(Slot(KINDS[k]) for k in kinds), launch, (), table, np.zeros(0), 0)
+    program = Program(tuple(Slot(KINDS[k]) for k in kinds), launch, (), factor * table, np.zeros(0), 0)
+    first_program = replace(program, table=table) if captured else program
     # An executor may keep addresses only: sources of the device live in this list.
     tensors: list[Tensor | None] = [*(s.to(where.device) for s in sources), *outs]
-    backend = executors.backend(executor, program, where, tensors)
+    backend = executors.backend(executor, first_program, where, tensors)
     backend.seed(SEEDS[: where.batch])
     backend.launch(0)
+    if captured:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            backend.launch(0)
+        backend.load(program)
+        graph.replay()
     return outs
 
 
@@ -114,6 +131,24 @@ def test_elements_beyond_two_to_the_31(executor: str, draws: list[tuple[int, int
             z = np.stack(philox.box_muller(*words[:2]) + philox.box_muller(*words[2:]), axis=-1)
             want = want + c[1] * z.reshape(-1)[: high - low]
         assert_bits_equal(out[0, low:high], torch.from_numpy(want).to(BF16))
+
+
+@pytest.mark.parametrize("of_each", [False, True], ids=["one table", "a table each"])
+@pytest.mark.parametrize("size", [1, 63, 4096, MILLION])
+def test_mids_have_the_bits_of_the_cpu(executor: str, size: int, of_each: bool) -> None:
+    """A clip, a blend by a mask of its result, and a row that takes the draw as it is; then the same with other numbers in a graph."""
+    generator = torch.Generator().manual_seed(1)
+    sources = [torch.randn(3, size, generator=generator).to(d) for d in (F32, BF16, F32, BF16)]
+    sources[0].view(-1)[:3] = torch.tensor([torch.inf, -torch.inf, -0.0])
+    rows, draws = [(0, 6, 4, 5), (6, 1)], [(1, 7)]
+    mids = (clip(0, 1, 3), blend(2, 0, 5, 4))
+    given = (sources, "srsrsi", rows, draws, mids, of_each)
+    for factor in (1, -0.5):
+        got = updated(executor, setting("cuda", (3, size), BF16, F16), *given, factor, factor < 0)
+        for judge in ("native", "eager"):
+            want = updated(judge, setting("cpu", (3, size), BF16, F16), *given, factor)
+            for a, b in zip(got, want, strict=True):
+                assert_bits_equal(*(torch.where(t.isnan(), torch.nan, t) for t in (a, b)))
 
 
 @pytest.mark.parametrize("name", fused_runs.RUNS)

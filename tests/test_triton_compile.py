@@ -37,13 +37,16 @@ class Case:
     targets: tuple[str, ...]
     registers: int = 64
     per_element: float = 0  # bound on the instructions of one element in a full block; 0: none
+    mids: tuple[tuple[int, ...], ...] = ()
+    per_sample: bool = False
 
     @property
     def rows(self) -> tuple[tuple[int, ...], ...]:
-        return (tuple(range(len(self.sources) + self.draws)),) * len(self.outs)
+        return (tuple(range(len(self.sources) + self.draws + len(self.mids))),) * len(self.outs)
 
 
 F, B = "fp32", "bf16"
+CLIP, BLEND = (-4, -1, -1, 0, 1), (-3, 2, 3, 0, 1)  # place, mask and known, terms
 CASES = [
     Case("float32", (F,) * 4, (F,), 0, tuple(TARGETS), per_element=16),
     Case("bfloat16", (B,) * 4, (B,), 0, tuple(TARGETS), per_element=16),
@@ -60,6 +63,21 @@ CASES = [
     Case("noise", (), (F,), 1, ("sm_90",), per_element=53),
     Case("two-normals-in-two-rows", (F, F, B, B), (F, B), 2, ("sm_100",)),
     Case("normal-in-four-rows", (F, B), (F, B) * 2, 1, ("sm_80",)),
+    Case("clip", (F, B), (F, B), 0, tuple(TARGETS), per_element=24, mids=(CLIP,)),
+    Case("blend", (F, B, F, F), (F, B), 0, tuple(TARGETS), per_element=38, mids=(BLEND,)),
+    Case("clip-of-each", (F, B), (F, B), 0, tuple(TARGETS), per_element=28, mids=(CLIP,), per_sample=True),
+    Case("blend-of-each", (B,) * 4, (B,), 0, tuple(TARGETS), per_element=32, mids=(BLEND,), per_sample=True),
+    Case("clip-and-normal", (F, B), (F, B), 1, tuple(TARGETS), mids=(CLIP,)),
+    Case(
+        "clip-and-blend-and-two-normals-of-each",
+        (F, B) * 2,
+        (F, B),
+        2,
+        ("sm_80", "sm_90", "sm_100"),
+        mids=((-7, -1, -1, 0, 1), (-3, 2, 3, 5, 6)),
+        per_sample=True,
+    ),
+    Case("float32-of-each", (F,) * 4, (F,), 0, tuple(TARGETS), per_element=24, per_sample=True),
     Case("largest", (F, B) * 4, (F, B) * 2, 3, ("sm_80", "sm_100")),
 ]
 RUNS = [(case, target) for case in CASES for target in case.targets]
@@ -173,11 +191,13 @@ if __name__ == "__main__":
     def measure(case: Case, target: str) -> dict[str, float]:
         gpu = GPUTarget(*TARGETS[target])
         itemsizes = {int(t[-2:]) // 8 for t in case.sources + case.outs}
-        tile = tiles.choose(itemsizes, len(case.sources), case.draws, len(case.outs), gpu, 1, 2**20)
-        constants = {"ROWS": case.rows, "DRAWS": case.draws}
+        values = len(case.sources) + len(case.mids)
+        tile = tiles.choose(itemsizes, values, case.draws, len(case.outs), gpu, 1, 2**20)
+        constants = {"ROWS": case.rows, "MIDS": case.mids, "DRAWS": case.draws, "PER_SAMPLE": case.per_sample}
         constants |= {"BLOCK": tile.block, "WIDTH": tile.width, "STRIP": tile.strip, "PTX": tile.ptx}
         types = {"outs": tuple("*" + t for t in case.outs), "sources": tuple("*" + t for t in case.sources)}
         types |= {"table": "*fp32", "draws": "*i32", "seeds": "*i64", "blocks": "i32", "end": "i64", "size": "i64"}
+        types |= {"stride": "i64"}
         kernel = compiled(update, types, constants, gpu, tile.warps)
         got = {"shared": kernel.metadata.shared}
         if target == "gfx942":

@@ -18,8 +18,16 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Sources, outs (f float32, b bfloat16) and draws.
-PATTERNS = [("ff", "f", 0), ("fb", "fb", 1), ("bb", "b", 2)]
+# Sources, outs (f float32, b bfloat16), draws, mids, and whether every sample has a table of its own.
+CLIP = ("clip", (0, 1), -4, -1, -1)
+PATTERNS = [
+    ("ff", "f", 0, (), False),
+    ("fb", "fb", 1, (), False),
+    ("bb", "b", 2, (), False),
+    ("ff", "f", 0, (), True),
+    ("fb", "fb", 1, (CLIP,), True),
+    ("fb", "fb", 0, (CLIP,), False),
+]
 # What must not make a variant: (batch, size), whether tensors start on 16 bytes, the place in the tables.
 SIZES = [(1, 1), (1, 63), (16, 64), (3, 1000), (1, 4096), (4, 65536), (1, 2**31 + 17), (70000, 4096), (3, 2**33 + 16)]
 STARTS = [(True, True), (False, True), (True, False), (False, False)]
@@ -100,7 +108,7 @@ if __name__ == "__main__":
     from fastsolve.executors.fused import Fused
     from fastsolve.executors.run import Setting
     from fastsolve.kernels import bound
-    from fastsolve.kernels.update import Update
+    from fastsolve.kernels.update import MOST_SAMPLES, Update
     from fastsolve.lower import lower
 
     class Driver:
@@ -148,23 +156,29 @@ if __name__ == "__main__":
     def patterns(driver: Driver, bound: bool) -> tuple[list[Any], list[Any]]:
         """A launch on tensors that start anywhere, and one on others that start elsewhere, by the way that the first gave."""
         cases, grids = [], []
-        for (sources, outs, n_draws), (batch, size), starts in itertools.product(PATTERNS, SIZES, STARTS):
-            update = Update([range(len(sources) + n_draws)] * len(outs), len(sources), n_draws)
-            place = (table, len(cases) % 7, draws, len(cases) % 5, seeds, batch, size)
+        for (sources, outs, n_draws, mids, of_each), (batch, size), starts in itertools.product(
+            PATTERNS, SIZES, STARTS
+        ):
+            batch = min(batch, MOST_SAMPLES) if of_each else batch
+            update = Update([range(len(sources) + n_draws + len(mids))] * len(outs), len(sources), n_draws, mids)
+            tables = torch.empty(batch, 64) if of_each else table
+            if of_each:
+                tables = kept.setdefault(f"tables {batch}", tables)
+            place = (tables, 4 + len(cases) % 7, draws, len(cases) % 5, seeds, batch, size)
             direct = None
             for even in starts:
-                key = f"{sources} {outs} {batch} {size} {even}"
+                key = f"{sources} {outs} {mids} {of_each} {batch} {size} {even}"
                 driver.stream += 1
                 tensors = kept.setdefault(key, ([tensor(k, even) for k in sources], [tensor(k, even) for k in outs]))
                 if direct is None:
                     direct = update(*tensors, *place)
                 else:
                     numbers = draws[place[3] :].data_ptr(), seeds.data_ptr()
-                    given = (table[place[1] :].data_ptr(), *(numbers if n_draws else (None, None)))
+                    given = (tables.view(-1)[place[1] :].data_ptr(), *(numbers if n_draws else (None, None)))
                     direct(addresses(tensors[1]), addresses(tensors[0]), *given)
                 assert (direct is not None) == bound
-                x, y, _, _, _, _, _, _, _, _, blocks, end, _, _, _, block, _, strip, _ = driver.launched[-1]
-                whole = (batch, size) if n_draws else (1, batch * size)
+                x, y, *_, blocks, end, _, _, _, _, _, _, block, _, strip, _ = driver.launched[-1]
+                whole = (batch, size) if n_draws or of_each else (1, batch * size)
                 grids.append([*whole, even, (x, y), blocks, end, block, strip])
                 cases.append((key, driver.launched[-1]))
         return cases, grids

@@ -24,6 +24,8 @@ import torch
 
 from bits import assert_bits_equal
 from fastsolve import philox
+from fastsolve.program import Mid
+from updates import any_pattern, blend, clip, linear, middle, placed
 
 ROOT = Path(__file__).parents[1]
 OFFSET, DRAW_OFFSET = 3, 2  # what stands before them in the tables is poison
@@ -43,9 +45,17 @@ class Case:
     alias: tuple[int, ...] = ()  # out i is the tensor of source alias[i]
     block: int = 0  # forces blocks of this many elements, also for batches; 0 leaves the choice to tiles.py
     skew: bool = False  # tensors start in the middle of 16 bytes
+    mids: tuple[Mid, ...] = ()  # with offsets that `placed_mids` writes
+    per_sample: bool = False  # a table of its own for every sample
 
     def __str__(self) -> str:
         return self.name
+
+
+def any_case(number: int) -> Case:
+    rng = np.random.default_rng(number)
+    pattern = any_pattern(rng, int(rng.integers(1, 6)), int(rng.integers(0, 3)))
+    return Case(f"any-{number}", int(rng.choice([37, 656, 1003])), batch=3, block=256 * (number % 2), **pattern)
 
 
 A_DRAW = ((1, 5),)
@@ -79,6 +89,34 @@ CASES = [
     Case("in-place-blocks", 656, ((0, 1, 2),), "ff", "f", A_DRAW, 3, alias=(0,), block=256),
     Case("swapped", 1003, ((0, 1), (1, 0, 2)), "ff", "ff", A_DRAW, alias=(1, 0), block=256),
     Case("large", 1000003, ((0, 1, 2),), "fb", "f", A_DRAW),
+    *(Case(f"clip-{n}", n, ((2, 0), (1, 2)), "fb", "fb", mids=(clip(1, 0),)) for n in (1, 63, 4099)),
+    *(Case(f"blend-{n}", n, ((3, 0), (3,)), "hfb", "fh", mids=(blend(0, 2, 1, 2),)) for n in (1, 63, 4099)),
+    Case("mids-large", 1000003, ((0, 3, 4),), "fb", "f", A_DRAW, mids=(clip(1, 0), blend(1, 0, 2, 3))),
+    Case("mids-skewed", 4099, ((0, 2), (3,)), "fb", "bf", skew=True, mids=(clip(1), blend(1, 0, 2, 0))),
+    Case("mids-in-place", 656, ((3, 0), (3, 2)), "ff", "ff", A_DRAW, 3, (1, 0), 256, mids=(clip(0, 1, 2),)),
+    *(Case(f"of-each-{n}", n, ((0, 1), (1,)), "fb", "fb", batch=3, per_sample=True) for n in (1, 63, 1000, 4099)),
+    Case("of-each-blocks", 656, ((0, 1), (1,)), "fb", "fb", batch=3, block=256, per_sample=True),
+    Case("of-each-unaligned-blocks", 1003, ((0, 1), (1,)), "fb", "fb", batch=3, block=256, per_sample=True),
+    Case("of-each-skewed", 656, ((0, 1),), "fb", "h", batch=3, block=256, skew=True, per_sample=True),
+    Case("of-one", 4099, ((0, 1),), "fb", "f", A_DRAW, per_sample=True),
+    *(
+        Case(
+            f"of-each-mids-{n}",
+            n,
+            ((0, 4, 5), (3, 4)),
+            "bff",
+            "fb",
+            A_DRAW,
+            3,
+            (),
+            block,
+            False,
+            (clip(3, 1), blend(2, 0, 4, 1)),
+            True,
+        )
+        for n, block in ((1, 0), (63, 0), (656, 256), (1003, 256), (4096, 0))
+    ),
+    *(any_case(number) for number in range(24)),
 ]
 BY_NAME = {case.name: case for case in CASES}
 
@@ -98,12 +136,25 @@ def sources_of(case: Case) -> list[np.ndarray]:
     return tensors
 
 
+def placed_mids(case: Case) -> tuple[tuple[Mid, ...], int]:
+    """The mids with their offsets, and the first coefficient of the rows."""
+    return placed(case.mids, OFFSET)
+
+
 def table_of(case: Case) -> np.ndarray:
-    coefficients = np.random.default_rng(5).uniform(-2, 2, sum(map(len, case.rows))).astype(np.float32)
-    coefficients[0] = (
-        1  # lets the first row of the draws be the normals themselves, and the awkward numbers pass as they are
-    )
-    return np.concatenate([np.full(OFFSET, np.nan, np.float32), coefficients, np.float32([np.nan])])
+    """[n], or [batch, n]."""
+    mids, first = placed_mids(case)
+    end = first + sum(map(len, case.rows))
+    shape = (case.batch, end + 1) if case.per_sample else (end + 1,)
+    table = np.full(shape, np.nan, np.float32)
+    table[..., OFFSET:end] = np.random.default_rng(5).uniform(-2, 2, (*shape[:-1], end - OFFSET))
+    # Lets the first row of the draws be the normals themselves, and the awkward numbers pass as they are.
+    table[..., OFFSET] = table[..., first] = 1
+    for mid in mids:
+        if mid.op == "clip":
+            low = mid.offset + len(mid.terms)
+            table[..., low], table[..., low + 1] = -abs(table[..., low]), abs(table[..., low + 1])
+    return table
 
 
 def rounded(x: np.ndarray, kind: str) -> np.ndarray:
@@ -126,14 +177,15 @@ def expected(case: Case) -> list[np.ndarray]:
     seeds = philox.sample_seeds(SEEDS[: case.batch], case.batch)
     values = [widened(x) for x in sources_of(case)]
     values += [philox.normals(seeds, case.size, number, stream) for stream, number in case.draws]
-    coefficients = iter(table_of(case)[OFFSET:])
+    columns = [column[..., None] for column in table_of(case).T]
+    mids, first = placed_mids(case)
     outs = []
     with np.errstate(all="ignore"):
+        for mid in mids:
+            values.append(middle(mid, columns[mid.offset :], values))
         for row, kind in zip(case.rows, case.outs, strict=True):
-            acc = next(coefficients) * values[row[0]]
-            for p in row[1:]:
-                acc = acc + next(coefficients) * values[p]
-            outs.append(rounded(acc, kind))
+            outs.append(rounded(linear(columns[first:], row, values), kind))
+            first += len(row)
     return outs
 
 
@@ -204,6 +256,31 @@ def test_a_pattern_that_names_nothing_is_refused(rows: tuple[tuple[int, ...], ..
         update.Update(rows, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("mid", "message"),
+    [
+        (("round", (0,), 0, -1, -1), "has the op 'round'"),
+        (("clip", (), 0, -1, -1), r"sums \(\)"),
+        (("clip", (2,), 0, -1, -1), r"mid 0 sums \(2,\), of 1 sources, 1 draws and 0 mids"),
+        (("blend", (0,), 0, 0, 1), "blends by the sources 0 and 1, and there are 1"),
+    ],
+)
+def test_a_mid_that_names_nothing_is_refused(mid: tuple[object, ...], message: str) -> None:
+    update = pytest.importorskip("fastsolve.kernels.update")
+    with pytest.raises(ValueError, match=message):
+        update.Update([(0,)], 1, 1, [mid])
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(2, 3), (65536, 65536)])
+def test_tables_that_do_not_fit_the_batch_are_refused(samples: int, batch: int) -> None:
+    update = pytest.importorskip("fastsolve.kernels.update")
+    x, table = torch.zeros(batch, 1), torch.zeros(samples, 1)
+    with pytest.raises(
+        ValueError, match=f"coefficients of {samples} samples for a batch of {batch}; at most are 65535"
+    ):
+        update.Update([(0,)], 1, 0)([x], [x], table, 0, None, 0, None, batch, 1)
+
+
 if __name__ == "__main__":
     import triton
     import triton.language as tl
@@ -237,8 +314,14 @@ if __name__ == "__main__":
             text = ptx.Kernel(compiled.asm["ptx"])
 
             def launch(outs, sources, *tables):
-                grid, (*extent, _, _, _, _, _, _) = uneven if bound.uneven(*outs, *sources) else even
-                given = [*outs, *sources, *(address for address in tables if address is not None), *extent]
+                grid, rest = uneven if bound.uneven(*outs, *sources) else even
+                blocks_end_size_stride = rest[:4]
+                given = [
+                    *outs,
+                    *sources,
+                    *(address for address in tables if address is not None),
+                    *blocks_end_size_stride,
+                ]
                 text(given, grid, ptx.Memory([t.view(torch.uint8).numpy() for t in memory]))
 
             return launch
@@ -270,8 +353,10 @@ if __name__ == "__main__":
         draws = torch.tensor([(-1, -1)] * DRAW_OFFSET + list(case.draws), dtype=torch.int32, device=device)
         seeds = seeds_of(case.batch, device)
         memory[:] = [*sources, *outs, table, draws, seeds]
-        update = Update(case.rows, len(sources), len(case.draws))
-        update(sources, outs, table, OFFSET, draws, DRAW_OFFSET, seeds, case.batch, case.size)
+        mids, first = placed_mids(case)
+        placed = [(mid.op, mid.terms, mid.offset - first, mid.mask, mid.known) for mid in mids]
+        update = Update(case.rows, len(sources), len(case.draws), placed)
+        update(sources, outs, table, first, draws, DRAW_OFFSET, seeds, case.batch, case.size)
         return outs
 
     def seeds_of(batch: int, device: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastsolve.executors.run import Backend, Setting
 from fastsolve.executors.upload import Seeds, upload
-from fastsolve.kernels.update import Direct, Update
+from fastsolve.kernels.update import Direct, Mid, Update
 from fastsolve.program import Launch, Program
 
 
@@ -61,7 +61,7 @@ class Fused(Backend):
 
     def _launch(self, launch: Launch, first_draw: int) -> Direct | None:
         rows, setting = launch.rows, self._setting
-        update = Update([row.terms for row in rows], len(launch.sources), len(launch.draws))
+        update = Update([row.terms for row in rows], len(launch.sources), len(launch.draws), _mids(launch))
         sources, outs = (
             [self._tensor(slot) for slot in slots] for slots in (launch.sources, [row.out for row in rows])
         )
@@ -97,10 +97,17 @@ def _pattern(launch: Launch, dtypes: Sequence[torch.dtype]) -> object:
     terms = tuple(row.terms for row in launch.rows)
     return (
         terms,
+        _mids(launch),
         len(launch.draws),
         *(dtypes[slot] for slot in launch.sources),
         *(dtypes[row.out] for row in launch.rows),
     )
+
+
+def _mids(launch: Launch) -> tuple[Mid, ...]:
+    """As the kernel takes them: at the same distance from their rows, mids of all steps are the same code."""
+    first = launch.rows[0].offset
+    return tuple((mid.op, mid.terms, mid.offset - first, mid.mask, mid.known) for mid in launch.mids)
 
 
 def _picker(slots: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
