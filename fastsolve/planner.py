@@ -22,6 +22,7 @@ from fastsolve.solvers import Solver
 from fastsolve.walks import Walk, check_inverse, inverted, loud
 
 Options = tuple[tuple[str, object], ...]
+_LARGEST = 3.4028234663852886e38  # of float32: no bound
 
 _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
 
@@ -114,7 +115,7 @@ def _bounds(clip: float | tuple[float, float] | None) -> tuple[float, float] | N
         raise TypeError(f"clip must be a bound c, for -c to c, or a pair (low, high), not {clip!r}") from None
     if not low < high:
         raise ValueError(f"clip must be a positive bound or an increasing pair, not {clip!r}")
-    return low, high
+    return max(low, -_LARGEST), min(high, _LARGEST)
 
 
 def _positive(name: str, value: int | None) -> int:

@@ -107,7 +107,7 @@ class Program:
             raise ValueError(
                 f"a coefficient of this plan is {largest:g}, beyond float32: use dtype=torch.float64, or a shorter range of levels"
             )
-        return self.table.astype(np.float32)
+        return self.table.astype(np.float32, order="C")
 
     @property
     def launches(self) -> tuple[Launch, ...]:

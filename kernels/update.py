@@ -184,7 +184,11 @@ class Update:
         target = None if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target()
         itemsizes = {t.element_size() for t in (*sources, *outs)}
         tile = tiles.choose(itemsizes, self.n_sources + len(self.mids), self.n_draws, len(outs), target, batch, size)
-        tables = (table.view(-1)[offset:], None if draws is None else draws[draw_offset:], seeds)
+        tables = (
+            (table.view(-1) if per_sample else table)[offset:],
+            None if draws is None else draws[draw_offset:],
+            seeds,
+        )
         stride = table.shape[1] if per_sample else 0
         constants = (self.rows, self.mids, self.n_draws, per_sample, tile.block, tile.width, tile.strip, tile.ptx)
         options = {"num_warps": tile.warps, "enable_fp_fusion": False}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import fastsolve
 from bits import assert_bits_equal
-from fastsolve import Denoiser
+from catalogue import EXECUTORS
+from fastsolve import Denoiser, Sampler
 
 N = 6
 
@@ -74,3 +75,40 @@ def test_seeds_of_each_sample_go_with_it() -> None:
 def test_refuses(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fastsolve.sample(lambda x, t: x, (3, N), schedule="flow", prediction="flow", solver="ddim", **given)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "seeds3", "heun", "unipc"])
+def test_every_sample_has_its_levels(solver: str, executor: str) -> None:
+    """Grids of equal length: each sample is that of its own grid, and the model is told the level of each."""
+    grids = [(0.95, 0.7, 0.45, 0.2, 0.0), (0.8, 0.5, 0.3, 0.1, 0.0), (0.95, 0.5, 0.4, 0.05, 0.0)]
+    told: list[Tensor] = []
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        told.append(t.clone())
+        return torch.sin(x) + t[:, None]
+
+    def sampler(grid: object) -> Sampler:
+        return Sampler(net, (3, N), schedule="flow", prediction="flow", solver=solver, executor=executor, grid=grid)
+
+    mixed = sampler(grids)
+    out = mixed(seed=4)
+    levels = list(told)
+    assert [t.tolist() for t in levels] == [
+        pytest.approx([plan.evals[i].t for plan in mixed.plans]) for i in range(mixed.plan.nfe)
+    ]
+    for i, grid in enumerate(grids):
+        assert_bits_equal(out[i], sampler([grid] * 3)(seed=4)[i])
+        torch.testing.assert_close(out[i], sampler(grid)(seed=4)[i], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ([(0.9, 0.5, 0.0), (0.9, 0.0), (0.9, 0.5, 0.0)], "differ in numbers only"),
+        ([(0.9, 0.5, 0.0)] * 2, "one per sample, and the batch is 3"),
+    ],
+)
+def test_grids_that_cannot_be_one_batch_are_refused(grid: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Sampler(lambda x, t: x, (3, N), schedule="flow", prediction="flow", solver="ddim", grid=grid)

@@ -23,9 +23,11 @@ ROOT = Path(__file__).parents[1]
 SCHEDULES = {"ddpm": "vp"}  # takes no other
 OPTIONS: dict[str, dict[str, object]] = {"restart": {"intervals": [(3, 2, 0.06, 0.3)]}}
 # "guided": the model in bfloat16, called twice, with a cast input and odd sizes. "given": start and draws are the caller's. "again":
-# the second run of a sampler; the first one makes its buffers and tables before it calls the model.
+# the second run of a sampler; the first one makes its buffers and tables before it calls the model. "doubled": guided, by one call on a
+# doubled batch. "edited": cut and inpainted data predictions, seen by a callback. "overwritten": what the model sees.
 RUNS = [(name, kind) for name in fastsolve.list_solvers() for kind in ("plain", "guided")]
 RUNS += [(name, kind) for name in ("seeds3", "tada") for kind in ("given", "again")]
+RUNS += [(name, kind) for name in ("seeds3", "dpmpp_2m") for kind in ("doubled", "edited", "overwritten")]
 DRIVEN = ("dpmpp_2m", "seeds3")  # compiled for an sm_90, a second or two for each pattern
 KINDS = ("launches", "uploads", "waits", "free", "host")
 INTERPRETED = ("launches", "uploads", "waits", "host")  # Triton's public way may take views of the tables
@@ -147,10 +149,12 @@ if __name__ == "__main__":
         return x * 0.625 - bias
 
     def sampler(name: str, kind: str, device: torch.device, executor: str, watch: Callable = lambda f: f) -> Sampler:
-        dtype, null = (torch.bfloat16, {"bias": 0.125}) if kind == "guided" else (None, None)
+        dtype, null = (torch.bfloat16, {"bias": 0.125}) if kind in ("guided", "doubled") else (None, None)
         schedule = SCHEDULES.get(name, "edm")
-        denoiser = Denoiser(watch(model), schedule, "v", device=device, dtype=dtype, null=null)
-        shape = (3, 37) if kind == "guided" else (1, 4, 16, 16)
+        denoiser = Denoiser(
+            watch(model), schedule, "v", device=device, dtype=dtype, null=null, doubles=kind == "doubled"
+        )
+        shape = (3, 37) if null else (1, 4, 16, 16)
         return Sampler(
             denoiser,
             shape,
@@ -158,10 +162,21 @@ if __name__ == "__main__":
             steps=3,
             options=OPTIONS.get(name),
             guidance=3.0 if null else None,
+            clip=0.5 if kind == "edited" else None,
             executor=executor,
         )
 
     def given(made: Sampler, kind: str) -> dict[str, object]:
+        if kind == "doubled":
+            return {"seed": 7, "model_kwargs": {"bias": 0.125}}  # a number is the same in both halves
+        if kind in ("edited", "overwritten"):
+            mask = torch.linspace(0.0, 1.0, 16).round().expand(made.setting.shape).contiguous()
+            pair = (mask, torch.sin(torch.arange(mask.numel(), dtype=torch.float32)).view(mask.shape))
+            if made.setting.device == emulated.DEVICE:
+                pair = tuple(emulated.Emulated(t) for t in pair)
+            if kind == "overwritten":
+                return {"seed": 7, "overwrite": pair}
+            return {"seed": 7, "inpaint": pair, "callback": lambda step: None}
         if kind != "given":
             return {"seed": 7}
         generator = torch.Generator().manual_seed(1)
@@ -176,7 +191,7 @@ if __name__ == "__main__":
     def traffic(made: Sampler, kind: str) -> list[int]:
         """Bytes that each launch of the program has to read and write."""
         setting, on_device = made.setting, kind == "given"
-        program = lower(made.plan, given=on_device, noise=on_device)
+        program = lower(made.plan, given="state" if on_device else "", noise=on_device)
         kinds = [slot.kind for slot in program.slots]
         slots = [[*launch.sources, *(row.out for row in launch.rows)] for launch in program.launches]
         return [setting.size * sum(setting.dtype_of(kinds[slot]).itemsize for slot in read) for read in slots]

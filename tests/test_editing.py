@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -128,6 +129,13 @@ def test_clipping_is_a_function_of_data_predictions(solver: str, executor: str) 
     assert fused.plan.launches == fused.plan.nfe
     assert hooked.plan.launches == 2 * hooked.plan.nfe
     assert (out - sampler(Net(), solver=solver, executor=executor, **options(solver))(seed=6)).abs().max() > 1e-2
+
+
+def test_a_bound_on_one_side() -> None:
+    one = sampler(Net(), clip=(-math.inf, 0.3))(seed=1)
+    torch.testing.assert_close(
+        one, sampler(Net(), x0_hook=lambda d, node: d.clamp(max=0.3))(seed=1), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_clipping_inside_inpainting_under_guidance() -> None:

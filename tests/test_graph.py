@@ -660,6 +660,7 @@ def test_a_callback_splits_the_graph_where_it_looks(place: Place, solver: str) -
         for ours, theirs in zip(steps, want, strict=True):
             assert_bits_equal(ours, theirs)
     assert looked <= len(place.recorded) <= looked + 1
+    assert f"(1 captured, split into up to {len(place.recorded)} where it is looked at)" in str(sampler)
     assert_bits_equal(sampler(seed=1), plain(seed=1))  # whole, and another graph
 
 

@@ -176,9 +176,9 @@ class Captured:
         self._restless = 0  # runs in a row in which the model replaced parts of its own
 
     @property
-    def recorded(self) -> bool:
-        """It has a graph."""
-        return bool(self._graphs)
+    def parts(self) -> int:
+        """Of how many graphs it is made; none before it is recorded."""
+        return len(self._graphs)
 
     def __call__(self, given: Given, conditioning: Sequence[Tensor], at_once: bool) -> Generator[Look, None, Tensor]:
         """One sample batch, in a tensor of its own. at_once: record in the first call.

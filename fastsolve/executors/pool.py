@@ -101,7 +101,7 @@ class Pool:
             self._hindrances[key] = str(hindrance)
             raise
         except GeneratorExit:  # the caller has seen enough
-            if captured.recorded:
+            if captured.parts:
                 idle.append(captured)
             raise
         idle.append(captured)  # not after an error: what stopped half way is dropped
@@ -139,11 +139,12 @@ class Pool:
     def __str__(self) -> str:
         if self._recorder is None:
             return f"launch by launch ({self._without})"
-        recorded = sum(captured.recorded for shelf in list(self._graphs.values()) for captured in list(shelf))
-        if recorded and self._without:
-            return f"one launch per sample ({recorded} captured), the last launch by launch ({self._without})"
-        if recorded:
-            return f"one launch per sample ({recorded} captured)"
+        kept = [captured.parts for shelf in list(self._graphs.values()) for captured in list(shelf)]
+        if recorded := sum(parts > 0 for parts in kept):
+            split = max(kept)
+            seen = f", split into up to {split} where it is looked at" if split > 1 else ""
+            last = f", the last launch by launch ({self._without})" if self._without else ""
+            return f"one launch per sample ({recorded} captured{seen}){last}"
         if self._without:
             return f"launch by launch ({self._without})"
         return f"one launch per sample, captured in the {'first' if self._required else 'second'} call"
