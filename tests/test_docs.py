@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import io
 import re
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS, README = ROOT / "docs", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 SAID = re.compile(r"^\s*print\(.*\)\s+# (.*\n)", re.MULTILINE)
 OWN_TEST = {"errata"}  # each demonstration has names of its own
@@ -61,3 +64,30 @@ def test_an_error_names_the_line_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as error:
         run(page)
     assert error.traceback[-1].lineno == 3  # counted from 0
+
+
+FEATURES = re.compile(r"^\| [^`|\n]+(?: \| (?:yes|part|hook|no)\b[^|\n]*){5} \|$", re.MULTILINE)
+SEEN = re.compile(r"`([\w/]+\.py)` `([^`]+)`")
+
+
+def features(page: Path) -> list[list[str]]:
+    """The rows of the table of features: what, and for each library its answer."""
+    return [line[2:-2].split(" | ") for line in FEATURES.findall(page.read_text("utf-8"))]
+
+
+def test_the_readme_has_the_features_that_were_looked_up() -> None:
+    looked_up = features(DOCS / "features.md")
+    assert features(README) == [[what, *(answer.split(":")[0] for answer in answers)] for what, *answers in looked_up]
+    assert len(looked_up) > 25
+
+
+def test_what_is_said_of_diffusers_stands_in_its_source() -> None:
+    found = importlib.util.find_spec("diffusers")
+    if found is None or found.origin is None:
+        pytest.skip("the bench extra, with diffusers, is not installed")
+    if (version := importlib.metadata.version("diffusers")) not in (DOCS / "features.md").read_text("utf-8"):
+        pytest.skip(f"the table was made with another diffusers, not {version}")
+    seen = [pair for row in features(DOCS / "features.md") for pair in SEEN.findall(row[2])]
+    assert len(seen) > 20
+    for file, words in seen:
+        assert words in (Path(found.origin).parent / file).read_text("utf-8"), (file, words)
