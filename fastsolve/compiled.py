@@ -78,7 +78,7 @@ class Compiled:
             prediction=self.denoiser.prediction,
             clip=clip,
             hooked=x0_hook is not None,
-            both=guidances is not None,
+            both=guidances is not None or levels is not None,
             options=options,
             start=start,
             stop=stop,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from fastsolve.ops import (
     Ops,
     Row as Row,
     Update as Update,
+    raw_names,
     start_names,
     traffic,
 )
@@ -92,10 +94,12 @@ class Plan:
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
-        """The calls, by number, with which the solver's steps begin: at each level of the grid the last call before it is left."""
-        levels, calls = {t for t, *_ in self.levels}, self.evals
+        """The calls, by number, with which the solver's steps begin: the last one at a level (or with churn before it) until it is left."""
+        way = 1.0 if not self.levels or self.levels[0][0] >= self.levels[-1][0] else -1.0  # an inverse walks up
+        starts, clock = [way * t for t, *_ in self.levels[:-1]], [way * call.t for call in self.evals]
+        after = [*clock[1:], -math.inf]
         return tuple(
-            i for i, call in enumerate(calls) if call.t in levels and (call is calls[-1] or calls[i + 1].t != call.t)
+            i for i, (t, below) in enumerate(zip(clock, after, strict=True)) if any(below < s <= t for s in starts)
         )
 
     @cached_property
@@ -121,9 +125,12 @@ class Plan:
                 yield from op.rows
 
     def __str__(self) -> str:
-        head = (
-            f"{self.solver} on {self.schedule}: {self.nfe} model calls, {self.launches} launches, {self.draws} draws, "
+        functions = sum(isinstance(op, Apply) for op in self.ops)
+        counts = f"{self.nfe} model calls, {self.launches} launches" + f", {functions} calls of functions" * bool(
+            functions
         )
+        head = f"{self.solver} on {self.schedule}: {counts}, {self.draws} draws, "
+        read = {name for row in self.rows() for name, _ in row.terms}
         lines = [f"{head}{self.bytes} bytes per element"]
         for name, row in zip(start_names(len(self.start)), self.start, strict=True):
             terms = [("noise" if len(row) == 1 else f"noise{j}", c) for j, c in enumerate(row) if c]
@@ -132,6 +139,9 @@ class Plan:
             if isinstance(op, Eval):
                 arg = spell([(op.x, op.scale)])
                 raws = [f"model({arg}, t={op.t:.6g})" + ("'" * i) for i in range(len(op.b))]
+                if op.d not in read:  # its outputs are
+                    lines.append(f"    {', '.join(raw_names(op))} = {', '.join(raws)}")
+                    continue
                 terms = [(op.x, op.a), *zip(raws, op.b, strict=True)]
                 value = spell([t for t in terms if t[1]])
                 lines.append(

@@ -129,8 +129,12 @@ def _told(call: Call) -> Hashable:
 def stacked(programs: Sequence[Program]) -> Program:
     """The program of a batch whose sample i goes by the numbers of programs[i]. Raises ValueError where their structures differ."""
     first = programs[0]
-    if any(program.structure is not first.structure for program in programs):
-        raise ValueError("samples of one batch must have plans that differ in numbers only")
+    for i, program in enumerate(programs):
+        if program.structure is not first.structure:
+            raise ValueError(
+                f"samples of one batch must have plans that differ in numbers only, and sample {i} differs from sample 0 in more: grids "
+                "of another length, with and without alpha = 0 or sigma = 0 at an end, or other levels told to a function (x0_hook, rescale, apg)"
+            )
     if all(program is first for program in programs):
         return first
     return replace(
