@@ -132,8 +132,9 @@ def stacked(programs: Sequence[Program]) -> Program:
     for i, program in enumerate(programs):
         if program.structure is not first.structure:
             raise ValueError(
-                f"samples of one batch must have plans that differ in numbers only, and sample {i} differs from sample 0 in more: grids "
-                "of another length, with and without alpha = 0 or sigma = 0 at an end, or other levels told to a function (x0_hook, rescale, apg)"
+                f"samples of one batch must have plans that differ in numbers only, and sample {i} differs from sample 0 in more: "
+                "grids of another length, with and without alpha = 0 or sigma = 0 at an end, or other levels told to a function "
+                "(x0_hook, rescale, apg)"
             )
     if all(program is first for program in programs):
         return first
