@@ -240,7 +240,10 @@ def test_every_sample_has_its_scale(solver: str, executor: str) -> None:
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Guidance(math.nan), "finite scale"),
     (lambda: Guidance(2.0, interval=(0.7, 0.2)), r"\(low, high\)"),
+    (lambda: Guidance(2.0, interval=0.5), r"\(low, high\)"),
     (lambda: Guidance(2.0, rescale=1.5), r"in \[0, 1\]"),
+    (lambda: Guidance(2.0, rescale="a"), r"in \[0, 1\]"),
+    (lambda: Guidance(2.0, apg=0.5), "must be an APG"),
     (lambda: Guidance(2.0, rescale=0.5, apg=APG()), "not both"),
     (lambda: APG(norm_threshold=-1.0), "at least 0"),
     (lambda: make_plan("ddim", schedule="flow", steps=3, guidance=Guidance(lambda node: math.inf)), "finite scale"),
@@ -268,7 +271,7 @@ def test_sample_takes_guidance() -> None:
     asked = {
         "grid": GRID,
         "solver": "ddim",
-        "guidance": Guidance(3.0, interval=(0.3, 0.6)),
+        "guidance": Guidance(3.0, interval=[0.3, 0.6]),
         "model_kwargs": {"y": condition()},
     }
     got = fastsolve.sample(denoiser, (B, N), **asked)
