@@ -13,7 +13,7 @@ from torch import Tensor
 import fastsolve
 from bits import assert_bits_equal
 from catalogue import EXECUTORS
-from fastsolve import APG, Denoiser, Guidance, Sampler, make_plan
+from fastsolve import APG, Denoiser, Guidance, Sampler, functions, make_plan
 
 B, N = 3, 6
 GRID = (0.9, 0.6, 0.3, 0.1, 0.0)
@@ -184,6 +184,17 @@ def test_projected_guidance_is_that_of_its_paper(momentum: float, threshold: flo
 
 def test_projected_guidance_with_all_of_the_parallel_part_is_plain() -> None:
     torch.testing.assert_close(ours(Guidance(4.0, apg=APG(1.0))), ours(4.0), rtol=1e-12, atol=1e-13)
+
+
+def test_projected_guidance_of_a_prediction_that_is_zero_is_finite() -> None:
+    zero = torch.zeros(2, 3)
+    assert_bits_equal(functions.apg(zero, torch.ones(2, 3), (0.5, 0.5, 0.5), 3.0, 0.0, 0.0), torch.full((2, 3), 2.0))
+
+
+def test_a_sample_of_one_number_is_projected_by_itself() -> None:
+    one, difference = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 1.0, -0.25])
+    got = functions.apg(one, difference, (0.5, 0.5, 0.5), 3.0, 0.25, 0.0)
+    torch.testing.assert_close(got, one + 2.0 * 0.25 * difference)  # all of it is parallel
 
 
 def test_cfg_pp_takes_its_noise_from_the_unconditional_prediction() -> None:
