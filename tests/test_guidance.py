@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -129,6 +130,17 @@ def test_another_network_guides() -> None:
         d = x - s * (2.0 * net(x, clock) - weak(x, clock))
         x = (t / s) * x + ((1.0 - t) - (1.0 - s) * t / s) * d
     torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-13)
+
+
+def test_a_network_that_counts_no_parts_guides() -> None:
+    class Empty(torch.nn.ModuleList):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return 0.25 * x
+
+    weak = Empty()
+    assert not weak
+    got, want = (sampler(Net(), 2.0, null=None, guide=guide)() for guide in (weak, lambda x, t: 0.25 * x))
+    assert_bits_equal(got, want)
 
 
 def test_negative_conditioning_comes_with_the_call() -> None:
@@ -266,6 +278,18 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: sampler(Net(), 2.0, doubles=True, null={"y": torch.zeros(2, N)})(model_kwargs={"y": condition()}),
         "doubled batch",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True, null={"y": torch.zeros(1, 1)})(model_kwargs={"y": condition()}),
+        r"y cannot be joined.*float32 \[3, 6\] with condition and torch.float32 \[1, 1\] without",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True)(model_kwargs={"y": condition().double()}),
+        "y cannot be joined",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True, null={"y": np.zeros(3)})(model_kwargs={"y": np.ones(3)}),
+        "y cannot be joined",
     ),
     (lambda: sampler(Net(), [Guidance(2.0, rescale=0.5), 2.0, 2.0]), "differ in numbers only"),
 ]
