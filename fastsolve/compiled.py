@@ -61,6 +61,8 @@ class Compiled:
                 "guidance needs the unconditional call: give a Denoiser whose null holds its keyword arguments ({} if they come as "
                 "negative_kwargs with each call), or whose guide is another network"
             )
+        if x0_hook is not None and not callable(x0_hook):
+            raise TypeError(f"x0_hook is called as (x0, node) -> x0; {type(x0_hook).__name__} is not callable")
         whole = arguments.full_shape(shape, self.denoiser.shape)
         guidances = arguments.one_per_sample("guidance", guidance, whole[0])
         levels = arguments.one_per_sample("grid", grid, whole[0])

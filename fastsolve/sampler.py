@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import arguments, branches, functions, logprob, watching
+from fastsolve import arguments, branches, logprob, watching
 from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
@@ -19,8 +19,6 @@ from fastsolve.executors.run import Work, bound
 from fastsolve.logprob import Transitions
 from fastsolve.program import Program
 from fastsolve.watching import At, Callback, Running, Step
-
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
 
 
 class Sampler(Compiled):
@@ -99,6 +97,10 @@ class Sampler(Compiled):
             raise ValueError(
                 "grad=True goes without callback and return_logprob: a run that is looked at has no gradients"
             )
+        if return_logprob and callback is not None:
+            raise ValueError("return_logprob=True looks at every call itself: it goes without callback")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is called with a Step; {type(callback).__name__} is not callable")
         bar = arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext()
         with bar as shown:
             on_call = None if shown is None else shown.update

@@ -180,6 +180,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: sampler(Net())(x_init=IMAGE, x0_init=IMAGE), "give one of them"),
     (lambda: sampler(Net())(x0_init=IMAGE[:2]), "x0_init is"),
     (lambda: sampler(Net(), solver="tada")(x0_init=IMAGE), "give x_init"),
+    (lambda: sampler(Net(), x0_hook=3), "int is not callable"),
     (lambda: sampler(Net(), x0_hook=lambda d, node: d[:1])(), "function 'x0' at t = 0.95 returned"),
     (lambda: sampler(Net(), x0_hook=lambda d, node: None)(), "NoneType, not a tensor"),
 ]

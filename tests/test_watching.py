@@ -174,6 +174,9 @@ def test_a_bar_and_a_callback_together(capsys: pytest.CaptureFixture[str]) -> No
         ({"at": [6]}, "between 0 and 5"),
         ({"at": [-1]}, "between 0 and 5"),
         ({"at": [1.0]}, "between 0 and 5"),
+        ({"at": [True]}, "between 0 and 5"),
+        ({"at": 3}, "between 0 and 5"),
+        ({"at": None}, "between 0 and 5"),
         ({"sed": 1}, "nearest is 'seed'"),
     ],
 )
@@ -181,6 +184,20 @@ def test_refuses_before_the_model_is_called(given: dict[str, object], said: str)
     net = Net()
     with pytest.raises((ValueError, TypeError), match=said):
         sampler(net).iterate(**given)
+    assert not net.seen
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"callback": 3}, "int is not callable"),
+        ({"callback": print, "return_logprob": True}, "goes without callback"),
+    ],
+)
+def test_refuses_a_callback_before_the_model_is_called(given: dict[str, object], said: str) -> None:
+    net = Net()
+    with pytest.raises((ValueError, TypeError), match=said):
+        sampler(net, solver="ddim", options={"eta": 1.0})(**given)
     assert not net.seen
 
 
