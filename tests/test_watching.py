@@ -148,8 +148,9 @@ def test_nothing_is_held_for_those_who_do_not_look() -> None:
     assert len(quiet.launches) == len(seen.launches)
 
 
-def test_gradients_and_modes_of_the_caller_stay() -> None:
-    made = sampler(Net())
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_gradients_and_modes_of_the_caller_stay(executor: str) -> None:
+    made = sampler(Net(), executor=executor)
     for _ in made.iterate():
         assert torch.is_grad_enabled()
     with torch.inference_mode():

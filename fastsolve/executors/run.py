@@ -94,8 +94,9 @@ class Run:
         return len(seen) + (not seen or seen[-1].launch < len(self._program.steps))
 
     def new(self) -> Tensor:
-        """A tensor for a result, not yet written."""
-        return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
+        """A tensor for a result, not yet written; no inference tensor, as a run that waits may end outside of that mode."""
+        with torch.inference_mode(False):
+            return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
 
     def _tell(self, program: Program) -> None:
         levels = program.levels if program.levels.ndim == 2 else program.levels[:, None]
