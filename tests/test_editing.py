@@ -89,6 +89,16 @@ def test_what_is_overwritten_is_what_the_model_sees(solver: str, executor: str, 
         assert_bits_equal(x[:, keep], IMAGE[:, keep].to(dtype))
 
 
+@pytest.mark.parametrize("way", ["inpaint", "overwrite"])
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_is_masked_out_may_be_missing(way: str, executor: str) -> None:
+    hidden = MASK == (1.0 if way == "inpaint" else 0.0)
+    made = sampler(Net(), executor=executor)
+    outs = [made(seed=4, **{way: (MASK, IMAGE.masked_fill(hidden, v))}) for v in (math.nan, math.inf, 1.0)]
+    for out in outs[:2]:
+        assert_bits_equal(out, outs[2])
+
+
 def test_overwriting_is_that_of_diffusion_policies() -> None:
     """trajectory[mask] = value before every call and at the end; a step of DDIM between."""
     keep = torch.tensor([True, False, False, True, False, False, False, False]).expand(SHAPE)
