@@ -32,7 +32,10 @@ def of(
             "guidance needs the unconditional call: give a Denoiser with null, its keyword arguments, or guide, another network; or "
             "negative_kwargs with the call"
         )
-    models, arguments = [denoiser.model, denoiser.model if denoiser.guide is None else denoiser.guide], [dict(kwargs), {**kwargs, **null}]
+    models, arguments = (
+        [denoiser.model, denoiser.model if denoiser.guide is None else denoiser.guide],
+        [dict(kwargs), {**kwargs, **null}],
+    )
     if denoiser.doubles:
         models.append(denoiser.model)
         arguments.append({key: _both(key, kwargs.get(key), value, batch) for key, value in arguments[1].items()})

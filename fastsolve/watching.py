@@ -40,7 +40,7 @@ def calls_at(plan: Plan, at: At) -> tuple[int, ...]:
         return plan.steps
     if at == "call":
         return tuple(range(plan.nfe))
-    if not isinstance(at, Sequence) or not all(type(i) is int and 0 <= i < plan.nfe for i in at):
+    if isinstance(at, str) or not isinstance(at, Sequence) or not all(type(i) is int and 0 <= i < plan.nfe for i in at):
         raise ValueError(f"a run is seen at 'step', at 'call' or at calls between 0 and {plan.nfe - 1}, not at {at!r}")
     return tuple(sorted(set(at)))
 

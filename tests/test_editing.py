@@ -92,7 +92,7 @@ def test_what_is_overwritten_is_what_the_model_sees(solver: str, executor: str, 
 @pytest.mark.parametrize("way", ["inpaint", "overwrite"])
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_what_is_masked_out_may_be_missing(way: str, executor: str) -> None:
-    hidden = MASK == (1.0 if way == "inpaint" else 0.0)
+    hidden = (1.0 if way == "inpaint" else 0.0) == MASK
     made = sampler(Net(), executor=executor)
     outs = [made(seed=4, **{way: (MASK, IMAGE.masked_fill(hidden, v))}) for v in (math.nan, math.inf, 1.0)]
     for out in outs[:2]:
