@@ -40,8 +40,9 @@ def calls_at(plan: Plan, at: At) -> tuple[int, ...]:
         return plan.steps
     if at == "call":
         return tuple(range(plan.nfe))
-    if not isinstance(at, str) and isinstance(at, Sequence) and all(type(i) is int and 0 <= i < plan.nfe for i in at):
-        return tuple(sorted(set(at)))
+    numbers = at if isinstance(at, Sequence) and not isinstance(at, str) else (-1,)
+    if all(type(i) is int and 0 <= i < plan.nfe for i in numbers):
+        return tuple(sorted(set(numbers)))
     raise ValueError(f"a run is seen at 'step', at 'call' or at calls between 0 and {plan.nfe - 1}, not at {at!r}")
 
 
