@@ -110,7 +110,7 @@ class Compiled:
             self.denoiser.reuses_output,
         )
         self.executor = executors.choose(executor, self.setting)
-        self.graph, self.inverse = graph, inverse
+        self.graph, self.inverse, self.guidance = graph, inverse, guidance
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
         self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}

@@ -157,13 +157,10 @@ class Sampler(Compiled):
             raise ValueError("an inverse starts from data: give it as x_init")
         start, kind = arguments.beginning(given.get("x_init"), given.get("x0_init"), len(plan.start), setting)
         blend, way = arguments.blending(given.get("inpaint"), given.get("overwrite"), setting)
-        models, kwargs = branches.of(
-            self.denoiser,
-            given.get("model_kwargs"),
-            given.get("negative_kwargs"),
-            plan.forwards > plan.nfe,
-            setting.batch,
-        )
+        guided, negative = plan.forwards > plan.nfe, given.get("negative_kwargs")
+        if self.guidance is not None and not guided:
+            negative = None  # of scale 1, say: no call asks for them
+        models, kwargs = branches.of(self.denoiser, given.get("model_kwargs"), negative, guided, setting.batch)
         noise = given.get("noise")
         seeds, draws = arguments.keys(given.get("seed", 0), setting.batch), arguments.given_draws(noise, plan, setting)
         program = self.program(kind, noise is not None, way, seen)

@@ -154,6 +154,17 @@ def test_negative_conditioning_comes_with_the_call() -> None:
     assert_bits_equal(made(model_kwargs=given, negative_kwargs={"y": -condition()}), want)
 
 
+@pytest.mark.parametrize("guidance", [1.0, Guidance(3.0, interval=(2.0, 3.0))], ids=str)
+def test_guidance_that_asks_one_branch_alone_takes_negative_conditions(guidance: float | Guidance) -> None:
+    net = Net()
+    given = {"model_kwargs": {"y": condition()}}
+    got = sampler(net, guidance)(negative_kwargs={"y": -condition()}, **given)
+    assert_bits_equal(got, sampler(Net(), None)(**given))
+    assert len(net.calls) == 4
+    denoiser = Denoiser(Net(), "flow", "flow", shape=(N,), null={"y": torch.zeros(B, N)})
+    fastsolve.sample(denoiser, (B, N), solver="ddim", steps=[3, 4, 3], guidance=guidance, **given)
+
+
 def test_rescaled_guidance_is_that_of_its_paper() -> None:
     """Lin et al. 2023, equations 15 and 16, as diffusers' rescale_noise_cfg has them: of the raw outputs."""
 
