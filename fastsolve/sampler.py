@@ -15,7 +15,7 @@ from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
 from fastsolve.executors.function import function
-from fastsolve.executors.run import Work, bound
+from fastsolve.executors.run import Look, Work, bound
 from fastsolve.logprob import Transitions
 from fastsolve.program import Program
 from fastsolve.watching import At, Callback, Running, Step
@@ -173,12 +173,19 @@ class Sampler(Compiled):
         program, models, work = self._given(seen, given)
         numbers = {number: i for i, number in enumerate(plan.steps)} if at == "step" else {}
 
+        def shown(look: Look) -> Look:
+            if given.get("overwrite") is None:
+                return look
+            mask, known = work.blend  # what the model saw, and the result will have
+            x, d = ((1 - mask) * buffer + mask * known for buffer in (look.x, look.d))
+            return look._replace(x=x, d=d)
+
         def looks() -> Generator[Step, None, Tensor]:
             steps = self._pool(program, models, work, self._check_finite, on_call)
             while True:
                 try:
                     with torch.no_grad(), _on(setting.device):
-                        look = next(steps)
+                        look = shown(next(steps))
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 node = watching.node_of(plan, look.number)

@@ -20,7 +20,8 @@ class Step(NamedTuple):
     """A step or a call of the model, seen after the update that followed it.
 
     index: of the step, or of the call. node: its level. x [B, *shape]: the state the model was called on. x0 [B, *shape]: the data
-    prediction, with guidance and all that is done to it. x and x0 are the sampler's buffers: clone what is kept.
+    prediction, with guidance and all that is done to it; what is overwritten has its value in both. x and x0 are the sampler's buffers:
+    clone what is kept.
     """
 
     index: int  # type: ignore[assignment]  # a tuple has a method of this name

@@ -80,9 +80,18 @@ def test_a_soft_mask_mixes_data_predictions(executor: str) -> None:
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "seeds3", "heun", "sa_solver", "tada"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_is_overwritten_is_what_the_model_sees(solver: str, executor: str, dtype: torch.dtype) -> None:
-    net = Net(dtype)
+    net, seen = Net(dtype), list[Tensor]()
     keep = torch.tensor([True, False, False, True, False, False, False, False])
-    out = sampler(net, solver=solver, executor=executor)(seed=5, overwrite=(keep, IMAGE))
+    made = sampler(net, solver=solver, executor=executor)
+    for step in made.iterate(seed=5, at="call", overwrite=(keep, IMAGE)):
+        assert_bits_equal(step.x0[:, keep], IMAGE[:, keep])
+        seen.append(step.x.to(dtype))
+    for x, (told, _) in zip(seen, net.seen, strict=True):
+        assert_bits_equal(x, told)
+    early = made(seed=5, overwrite=(keep, IMAGE), callback=lambda step: step.index < 2)
+    assert_bits_equal(early[:, keep], IMAGE[:, keep])
+    net.seen.clear()
+    out = made(seed=5, overwrite=(keep, IMAGE))
     assert_bits_equal(out[:, keep], IMAGE[:, keep])
     assert len(net.seen) >= 5
     for x, _ in net.seen:
