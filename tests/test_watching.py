@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import weakref
@@ -13,7 +14,10 @@ from torch import Tensor
 import fastsolve
 from bits import assert_bits_equal
 from catalogue import EXECUTORS
-from fastsolve import Denoiser, Sampler, Step, make_plan
+from fastsolve import Denoiser, Sampler, Step, make_plan, solvers
+from fastsolve.draft import Draft
+from fastsolve.forms import Form
+from fastsolve.schedules import Node
 
 SOLVERS = [
     "ddim",
@@ -91,6 +95,24 @@ def test_steps_are_the_levels_of_the_grid() -> None:
             assert [step.node.t for step in steps] == [t for t, _, _ in made.plan.levels[:-1]]
     heun = make_plan("heun", schedule="vp", steps=3)
     assert heun.steps == (0, 2, 4)
+
+
+def test_calls_with_one_launch_after_them_are_all_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def text(draft: Draft, grid: tuple[Node, ...]) -> Form:
+        """Two predictions of one state."""
+        d = [draft.denoised(node, draft.start) for node in grid[:2]]
+        return grid[-1].alpha * (0.5 * d[0] + 0.5 * d[1]) + grid[-1].sigma * draft.start
+
+    monkeypatch.setitem(solvers._registry, "both", dataclasses.replace(solvers.get("ddim"), name="both", text=text))
+    net = Net()
+    made = sampler(net, solver="both", grid=(1.0, 0.5, 0.0), steps=None)
+    steps = made.iterate(seed=1, at="call").kept()
+    assert [(step.index, step.node.t) for step in steps] == [(0, 1.0), (1, 0.5)]
+    for step, (x, t), call in zip(steps, net.seen, made.plan.evals, strict=True):
+        assert_bits_equal(step.x, x)
+        raw = torch.sin(x) * 0.5 + t
+        torch.testing.assert_close(step.x0, call.a * x + call.b[0] * raw, rtol=1e-4, atol=1e-4 * abs(call.a))
+    assert_bits_equal(made.iterate(seed=1, at="call").finish(), made(seed=1))
 
 
 def test_chosen_calls_are_seen() -> None:

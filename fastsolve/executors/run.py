@@ -103,16 +103,18 @@ class Run:
         # Of a doubled batch the second half has the levels of the first.
         upload(self._levels, np.tile(levels, (1, self._levels.shape[1] // levels.shape[1])))
 
-    def _planned(self, program: Program) -> list[tuple[int, list[tuple[Call, Tensor]], list[int], Seen | None]]:
+    def _planned(self, program: Program) -> list[tuple[int, list[tuple[Call, Tensor]], list[int], list[Seen]]]:
         clocks = iter(self._levels.unbind(0))
-        seen = {look.launch: look for look in program.seen}
+        seen: dict[int, list[Seen]] = {}
+        for look in program.seen:
+            seen.setdefault(look.launch, []).append(look)
         steps = []
         for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1):
             told = []
             for call in calls:
                 clock = self._levels if call.function else next(clocks)
                 told.append((call, clock if len(call.x) > 1 else clock[: self._setting.batch]))
-            steps.append((index, told, dead, seen.get(index)))
+            steps.append((index, told, dead, seen.get(index, [])))
         return steps
 
     def loop(
@@ -132,7 +134,7 @@ class Run:
         tensors, number = self._tensors, 0
         try:
             launch(0)
-            for index, calls, dead, look in self._steps:
+            for index, calls, dead, looks in self._steps:
                 for call, clock in calls:
                     if call.function:
                         self._put(call.raws[0], self._applied(call, work.functions[call.function]))
@@ -165,7 +167,7 @@ class Run:
                 launch(index)
                 for slot in dead:
                     tensors[slot] = None
-                if look is not None:
+                for look in looks:
                     state, prediction = tensors[look.x], tensors[look.d]
                     assert state is not None
                     assert prediction is not None
