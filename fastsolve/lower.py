@@ -108,12 +108,8 @@ def _looked_at(groups: list[Group], plan: Plan, seen: tuple[int, ...]) -> tuple[
         for call in calls:
             if isinstance(call, Eval):
                 number, state = number + 1, call.x
-            if number in seen:
-                looks[number] = (
-                    index,
-                    state,
-                    call.d,
-                )  # what functions make of the prediction comes later, and is what is seen
+            if number in seen:  # what functions make of the prediction comes later, and is what is seen
+                looks[number] = (index, state, call.d)
     for index, _, d in looks.values():
         calls, middles, rows = groups[index]
         call = next(call for call in calls if call.d == d)
