@@ -177,7 +177,8 @@ def blending(inpaint: object, overwrite: object, setting: Setting) -> tuple[list
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise TypeError(f"{kind} must be a pair of tensors, a mask and what goes with it, not {type(given).__name__}")
     mask, tensor = (_wide(f"{kind}[{i}]", part, setting) for i, part in enumerate(given))
-    return [(1.0 - mask if inpaint is not None else mask), tensor], kind
+    mask = 1.0 - mask if inpaint is not None else mask
+    return [mask, tensor.masked_fill(mask == 0.0, 0.0)], kind  # what is masked out may be NaN: missing data is
 
 
 def _wide(name: str, tensor: object, setting: Setting) -> Tensor:

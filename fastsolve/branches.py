@@ -32,7 +32,10 @@ def of(
             "guidance needs the unconditional call: give a Denoiser with null, its keyword arguments, or guide, another network; or "
             "negative_kwargs with the call"
         )
-    models, arguments = [denoiser.model, denoiser.guide or denoiser.model], [dict(kwargs), {**kwargs, **null}]
+    models, arguments = (
+        [denoiser.model, denoiser.model if denoiser.guide is None else denoiser.guide],
+        [dict(kwargs), {**kwargs, **null}],
+    )
     if denoiser.doubles:
         models.append(denoiser.model)
         arguments.append({key: _both(key, kwargs.get(key), value, batch) for key, value in arguments[1].items()})
@@ -43,17 +46,24 @@ def _both(name: str, one: object, other: object, batch: int) -> object:
     """An argument of the doubled call: tensors of a batch one after the other, everything else the same in both."""
     if isinstance(one, Tensor) and isinstance(other, Tensor) and one.dim() and other.dim():
         sizes = {len(one), len(other)}
-        if sizes <= {1, batch}:
+        if sizes <= {1, batch} and one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
             return torch.cat([t.expand(batch, *t.shape[1:]) for t in (one, other)])
     if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
         return {key: _both(f"{name}[{key!r}]", one[key], other[key], batch) for key in one}
     if type(one) is type(other) and isinstance(one, list | tuple) and len(one) == len(other):  # type: ignore[arg-type]
         pairs = enumerate(zip(one, other, strict=True))  # type: ignore[call-overload]
         return type(one)(_both(f"{name}[{i}]", a, b, batch) for i, (a, b) in pairs)
-    if one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other):
+    if one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and _same(one, other)):
         return one
-    given = [list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (one, other)]
+    given = [f"{v.dtype} {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in (one, other)]
     raise ValueError(
         f"{name} cannot be joined for one call on a doubled batch of 2 x {batch}: it is {given[0]} with condition and {given[1]} without; "
         "both must be tensors of the batch or the same, or state doubles=False for two calls"
     )
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, RuntimeError):  # arrays, compared element by element
+        return False

@@ -11,6 +11,7 @@ from fastsolve import arguments
 
 _NOT_WITH = ("callback", "noise", "x_init")
 _BY_SAMPLE = ("x0_init", "inpaint", "overwrite", "model_kwargs", "negative_kwargs")
+_BROADCAST = ("inpaint", "overwrite")  # over the last dimensions: the first of fewer is not the batch
 
 
 def asked_for(steps: object, nfe: object) -> str | None:
@@ -31,7 +32,7 @@ def sample(
     """The samples [B, *shape], by one call of `one` for each budget.
 
     one: takes `asked` with a single budget. name: "steps" or "nfe". null: keyword arguments of the unconditional call. Tensors of B
-    samples among the arguments are divided, and a list of guidance scales; a sample is the same as in a batch of its own budget.
+    samples among the arguments are divided, and lists of guidance scales and grids; a sample is the same as in a batch of its own budget.
     Raises ValueError for what cannot be divided.
     """
     budgets, shape, guidance = asked[name], asked["shape"], asked.get("guidance")
@@ -43,16 +44,16 @@ def sample(
     if not isinstance(shape, Sequence) or not shape or shape[0] != batch:
         raise ValueError(f"{name} has {batch} entries, one per sample: shape must be ({batch}, ...), not {shape}")
     seeds = [int(key) for key in arguments.keys(asked["seed"], batch)]  # type: ignore[arg-type]
-    scales = arguments.one_per_sample("guidance", guidance, batch)
+    lists = {key: arguments.one_per_sample(key, asked.get(key), batch) for key in ("guidance", "grid")}
     if null is not None and guidance is not None:
         asked = {**asked, "negative_kwargs": {**null, **(asked.get("negative_kwargs") or {})}}  # type: ignore[dict-item]
     out: Tensor | None = None
     for budget in dict.fromkeys(budgets):
         places = [i for i, own in enumerate(budgets) if own == budget]
-        part = {**asked, **{key: _part(asked.get(key), places, batch) for key in _BY_SAMPLE}}
+        least = {key: len(shape) if key in _BROADCAST else 1 for key in _BY_SAMPLE}
+        part = {**asked, **{key: _part(asked.get(key), places, batch, rank) for key, rank in least.items()}}
         part |= {"seed": [seeds[i] for i in places], "shape": (len(places), *shape[1:]), name: budget}
-        if scales is not None:
-            part["guidance"] = [scales[i] for i in places]
+        part |= {key: [own[i] for i in places] for key, own in lists.items() if own is not None}
         made = one(**part)
         out = made.new_empty(batch, *made.shape[1:]) if out is None else out
         out[torch.tensor(places, device=out.device)] = made
@@ -60,12 +61,13 @@ def sample(
     return out
 
 
-def _part(value: object, places: list[int], batch: int) -> object:
-    """What belongs to some of the samples."""
+def _part(value: object, places: list[int], batch: int, rank: int) -> object:
+    """What belongs to some of the samples, of tensors that have at least `rank` dimensions."""
     if isinstance(value, Tensor):
-        return value[torch.tensor(places, device=value.device)] if value.dim() and len(value) == batch else value
+        shared = value.dim() < rank or len(value) != batch
+        return value if shared else value[torch.tensor(places, device=value.device)]
     if isinstance(value, Mapping):
-        return {key: _part(v, places, batch) for key, v in value.items()}
+        return {key: _part(v, places, batch, rank) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_part(v, places, batch) for v in value)
+        return type(value)(_part(v, places, batch, rank) for v in value)
     return value

@@ -61,6 +61,8 @@ class Compiled:
                 "guidance needs the unconditional call: give a Denoiser whose null holds its keyword arguments ({} if they come as "
                 "negative_kwargs with each call), or whose guide is another network"
             )
+        if x0_hook is not None and not callable(x0_hook):
+            raise TypeError(f"x0_hook is called as (x0, node) -> x0; {type(x0_hook).__name__} is not callable")
         whole = arguments.full_shape(shape, self.denoiser.shape)
         guidances = arguments.one_per_sample("guidance", guidance, whole[0])
         levels = arguments.one_per_sample("grid", grid, whole[0])
@@ -108,7 +110,7 @@ class Compiled:
             self.denoiser.reuses_output,
         )
         self.executor = executors.choose(executor, self.setting)
-        self.graph, self.inverse = graph, inverse
+        self.graph, self.inverse, self.guidance = graph, inverse, guidance
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
         self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}

@@ -48,11 +48,17 @@ class Guidance:
         if not callable(self.scale):
             _finite(self.scale)
         if self.interval is not None:
-            low, high = self.interval
+            try:
+                low, high = map(float, self.interval)
+            except (TypeError, ValueError):
+                low, high = math.nan, math.nan
             if not low <= high:
-                raise ValueError(f"a guidance interval is (low, high) in the schedule's clock, not {self.interval}")
-        if not 0.0 <= self.rescale <= 1.0:
-            raise ValueError(f"guidance rescale must be in [0, 1], not {self.rescale}")
+                raise ValueError(f"a guidance interval is (low, high) in the schedule's clock, not {self.interval!r}")
+            object.__setattr__(self, "interval", (low, high))  # a list is no key
+        if not isinstance(self.rescale, int | float) or not 0.0 <= self.rescale <= 1.0:
+            raise ValueError(f"guidance rescale must be in [0, 1], not {self.rescale!r}")
+        if self.apg is not None and not isinstance(self.apg, APG):
+            raise TypeError(f"apg must be an APG, not {self.apg!r}")
         if self.rescale and self.apg is not None:
             raise ValueError("guidance takes rescale or apg, not both")
 

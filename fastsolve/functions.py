@@ -34,14 +34,14 @@ def apg(conditional: Tensor, difference: Tensor, level: Level, w: float, eta: fl
     """
     if threshold:
         difference = difference * (threshold / _sizes(difference, torch.linalg.vector_norm)).clamp(max=1.0)
-    unit = conditional / _sizes(conditional, torch.linalg.vector_norm)
+    unit = conditional / _sizes(conditional, torch.linalg.vector_norm).clamp(min=1e-12)  # 0 has no direction
     parallel = _sizes(difference * unit, torch.sum) * unit
     return conditional + (w - 1.0) * (difference - (1.0 - eta) * parallel)
 
 
 def _sizes(x: Tensor, size: Callable[..., Tensor]) -> Tensor:
     """A number for each sample, [B, 1, ...]."""
-    return size(x, dim=tuple(range(1, x.dim())), keepdim=True)
+    return size(x.reshape(len(x), -1), dim=1).reshape(-1, *[1] * (x.dim() - 1))  # also where a sample is one number
 
 
 def hooked(hook: Hook) -> Callable[..., Tensor]:

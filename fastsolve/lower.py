@@ -97,7 +97,7 @@ def _with_inputs(groups: list[Group], result: str, shape: _Shape) -> list[Group]
     return groups
 
 
-Looks = dict[int, tuple[int, str, str]]  # launch -> the model call before it, its state and its data prediction
+Looks = dict[int, tuple[int, str, str]]  # call of the model -> the launch after it, its state and its data prediction
 
 
 def _looked_at(groups: list[Group], plan: Plan, seen: tuple[int, ...]) -> tuple[list[Group], Looks]:
@@ -109,9 +109,8 @@ def _looked_at(groups: list[Group], plan: Plan, seen: tuple[int, ...]) -> tuple[
             if isinstance(call, Eval):
                 number, state = number + 1, call.x
             if number in seen:  # what functions make of the prediction comes later, and is what is seen
-                looks = {launch: look for launch, look in looks.items() if look[0] != number}
-                looks[index] = (number, state, call.d)
-    for index, (_, _, d) in looks.items():
+                looks[number] = (index, state, call.d)
+    for index, _, d in looks.values():
         calls, middles, rows = groups[index]
         call = next(call for call in calls if call.d == d)
         rows.setdefault(d, {d: 1.0} if d in middles else dict(ops.definition(call)))
@@ -122,7 +121,7 @@ def _pruned(groups: list[Group], out: str, shape: _Shape, looks: Looks) -> list[
     """Groups without the rows and middles that nobody reads."""
     live, kept = {out}, []
     for index, (calls, middles, rows) in reversed(list(enumerate(groups))):
-        live.update(looks[index][1:] if index in looks else ())
+        live.update(name for launch, *names in looks.values() if launch == index for name in names)
         rows = {name: terms for name, terms in rows.items() if name in live}
         read = {name for terms in rows.values() for name in terms}
         for name, middle in reversed(middles.items()):
@@ -184,9 +183,8 @@ class _Placing:
         for index, (calls, middles, rows) in enumerate(groups):
             made.append(tuple(map(self._called, calls)))
             launches.append(self._launched(index, middles, rows, last))
-            if index in self._looks:
-                number, x, d = self._looks[index]
-                seen.append(Seen(index, number, self._memory.held[x], self._memory.held[d]))
+            held = self._memory.held
+            seen += [Seen(index, number, held[x], held[d]) for number, (at, x, d) in self._looks.items() if at == index]
         levels = np.array([call.t for call in self._plan.evals])
         steps = tuple(zip(made[1:], launches[1:], strict=True))
         return Program(
@@ -200,7 +198,7 @@ class _Placing:
                 last.update(dict.fromkeys(self._shape.inputs(call), index))
             terms = [*(middle.terms for middle in middles.values()), *rows.values()]
             last.update(dict.fromkeys((name for each in terms for name in each), index))
-        for index, (_, x, d) in self._looks.items():  # seen after the launch, which must not write over them
+        for index, x, d in self._looks.values():  # seen after the launch, which must not write over them
             last[x], last[d] = max(last.get(x, 0), index + 1), max(last.get(d, 0), index + 1)
         return last
 

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import arguments, branches, functions, logprob, watching
+from fastsolve import arguments, branches, logprob, watching
 from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
 from fastsolve.executors.function import function
-from fastsolve.executors.run import Work, bound
+from fastsolve.executors.run import Look, Work, bound
 from fastsolve.logprob import Transitions
 from fastsolve.program import Program
 from fastsolve.watching import At, Callback, Running, Step
-
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
 
 
 class Sampler(Compiled):
@@ -99,6 +97,10 @@ class Sampler(Compiled):
             raise ValueError(
                 "grad=True goes without callback and return_logprob: a run that is looked at has no gradients"
             )
+        if return_logprob and callback is not None:
+            raise ValueError("return_logprob=True looks at every call itself: it goes without callback")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is called with a Step; {type(callback).__name__} is not callable")
         bar = arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext()
         with bar as shown:
             on_call = None if shown is None else shown.update
@@ -155,13 +157,10 @@ class Sampler(Compiled):
             raise ValueError("an inverse starts from data: give it as x_init")
         start, kind = arguments.beginning(given.get("x_init"), given.get("x0_init"), len(plan.start), setting)
         blend, way = arguments.blending(given.get("inpaint"), given.get("overwrite"), setting)
-        models, kwargs = branches.of(
-            self.denoiser,
-            given.get("model_kwargs"),
-            given.get("negative_kwargs"),
-            plan.forwards > plan.nfe,
-            setting.batch,
-        )
+        guided, negative = plan.forwards > plan.nfe, given.get("negative_kwargs")
+        if self.guidance is not None and not guided:
+            negative = None  # of scale 1, say: no call asks for them
+        models, kwargs = branches.of(self.denoiser, given.get("model_kwargs"), negative, guided, setting.batch)
         noise = given.get("noise")
         seeds, draws = arguments.keys(given.get("seed", 0), setting.batch), arguments.given_draws(noise, plan, setting)
         program = self.program(kind, noise is not None, way, seen)
@@ -174,12 +173,19 @@ class Sampler(Compiled):
         program, models, work = self._given(seen, given)
         numbers = {number: i for i, number in enumerate(plan.steps)} if at == "step" else {}
 
+        def shown(look: Look) -> Look:
+            if given.get("overwrite") is None:
+                return look
+            mask, known = work.blend  # what the model saw, and the result will have
+            x, d = ((1 - mask) * buffer + mask * known for buffer in (look.x, look.d))
+            return look._replace(x=x, d=d)
+
         def looks() -> Generator[Step, None, Tensor]:
             steps = self._pool(program, models, work, self._check_finite, on_call)
             while True:
                 try:
                     with torch.no_grad(), _on(setting.device):
-                        look = next(steps)
+                        look = shown(next(steps))
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 node = watching.node_of(plan, look.number)

@@ -25,6 +25,8 @@ def verify(plan: Plan) -> None:
         raise PlanError(f"variables must be a square matrix without empty rows, not {plan.variables}")
     if not math.isfinite(sum(map(sum, plan.start))):
         raise PlanError(f"a number of variables is not finite: {plan.variables}")
+    if not math.isfinite(sum(map(sum, plan.levels))):
+        raise PlanError(f"a number of levels is not finite: {plan.levels}")
     for op in plan.ops:
         if isinstance(op, Update) and isinstance(before, Update):
             raise PlanError(
@@ -37,10 +39,15 @@ def verify(plan: Plan) -> None:
             for name in op.inputs:
                 if name not in known and name not in at_hand:
                     raise PlanError(f"call {op.d} reads {name}, which is not written before")
+                if name[0] == "d":
+                    raise PlanError(f"call {op.d} reads {name}, which is no tensor before an update writes it as one")
             # The sum of finite numbers of this size is finite, and that of others is not: one test for all.
             size, made, raws = op.t + op.alpha + op.sigma, [op.d], raw_names(op)
             if isinstance(op, Eval):
                 size += op.a + op.scale + sum(op.b)
+            else:
+                size += sum(op.numbers)
+            size += sum(op.clip or ())
             if not raws:
                 raise PlanError(f"call {op.d} has no raw output")
             if op.clip is not None and not op.clip[0] < op.clip[1]:

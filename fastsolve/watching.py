@@ -20,7 +20,8 @@ class Step(NamedTuple):
     """A step or a call of the model, seen after the update that followed it.
 
     index: of the step, or of the call. node: its level. x [B, *shape]: the state the model was called on. x0 [B, *shape]: the data
-    prediction, with guidance and all that is done to it. x and x0 are the sampler's buffers: clone what is kept.
+    prediction, with guidance and all that is done to it; what is overwritten has its value in both. x and x0 are the sampler's buffers:
+    clone what is kept.
     """
 
     index: int  # type: ignore[assignment]  # a tuple has a method of this name
@@ -40,9 +41,10 @@ def calls_at(plan: Plan, at: At) -> tuple[int, ...]:
         return plan.steps
     if at == "call":
         return tuple(range(plan.nfe))
-    if isinstance(at, str) or not all(isinstance(i, int) and 0 <= i < plan.nfe for i in at):
-        raise ValueError(f"a run is seen at 'step', at 'call' or at calls between 0 and {plan.nfe - 1}, not at {at!r}")
-    return tuple(sorted(set(at)))
+    numbers = at if isinstance(at, Sequence) and not isinstance(at, str) else (-1,)
+    if all(type(i) is int and 0 <= i < plan.nfe for i in numbers):
+        return tuple(sorted(set(numbers)))
+    raise ValueError(f"a run is seen at 'step', at 'call' or at calls between 0 and {plan.nfe - 1}, not at {at!r}")
 
 
 class Running:

@@ -53,6 +53,26 @@ def test_each_sample_is_that_of_a_batch_of_its_budget(name: str) -> None:
     assert set(calls) == {2, 1}
 
 
+@pytest.mark.parametrize("way", ["inpaint", "overwrite"])
+def test_a_mask_of_the_last_dimensions_is_every_samples(way: str) -> None:
+    """Also where the first of them is as long as the batch."""
+    asked = {"schedule": "flow", "prediction": "flow", "solver": "ddim", "seed": [7, 8, 9]}
+    blend = (torch.tensor([[1.0], [0.0], [1.0]]), torch.linspace(-1, 1, 9 * N).reshape(3, 3, N))
+    mixed = fastsolve.sample(lambda x, t: 0.5 * x, (3, 3, N), steps=[4, 6, 5], **asked, **{way: blend})
+    for i, steps in enumerate((4, 6, 5)):
+        alone = fastsolve.sample(lambda x, t: 0.5 * x, (3, 3, N), steps=steps, **asked, **{way: blend})
+        assert_bits_equal(mixed[i], alone[i])
+
+
+def test_the_grid_of_each_sample_goes_with_it() -> None:
+    asked = {"schedule": "flow", "prediction": "flow", "solver": "ddim", "seed": [7, 8, 9]}
+    laid = [fastsolve.grids.Uniform(), fastsolve.grids.RBE(), fastsolve.grids.RBE()]
+    mixed = fastsolve.sample(lambda x, t: 0.5 * x, (3, N), steps=[4, 6, 4], grid=laid, **asked)
+    for i, steps in enumerate((4, 6, 4)):
+        alone = fastsolve.sample(lambda x, t: 0.5 * x, (3, N), steps=steps, grid=laid[i], **asked)
+        torch.testing.assert_close(mixed[i], alone[i], rtol=1e-6, atol=1e-6)
+
+
 def test_seeds_of_each_sample_go_with_it() -> None:
     def net(x: Tensor, t: Tensor) -> Tensor:
         return 0.5 * x

@@ -80,13 +80,32 @@ def test_a_soft_mask_mixes_data_predictions(executor: str) -> None:
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "seeds3", "heun", "sa_solver", "tada"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_is_overwritten_is_what_the_model_sees(solver: str, executor: str, dtype: torch.dtype) -> None:
-    net = Net(dtype)
+    net, seen = Net(dtype), list[Tensor]()
     keep = torch.tensor([True, False, False, True, False, False, False, False])
-    out = sampler(net, solver=solver, executor=executor)(seed=5, overwrite=(keep, IMAGE))
+    made = sampler(net, solver=solver, executor=executor)
+    for step in made.iterate(seed=5, at="call", overwrite=(keep, IMAGE)):
+        assert_bits_equal(step.x0[:, keep], IMAGE[:, keep])
+        seen.append(step.x.to(dtype))
+    for x, (told, _) in zip(seen, net.seen, strict=True):
+        assert_bits_equal(x, told)
+    early = made(seed=5, overwrite=(keep, IMAGE), callback=lambda step: step.index < 2)
+    assert_bits_equal(early[:, keep], IMAGE[:, keep])
+    net.seen.clear()
+    out = made(seed=5, overwrite=(keep, IMAGE))
     assert_bits_equal(out[:, keep], IMAGE[:, keep])
     assert len(net.seen) >= 5
     for x, _ in net.seen:
         assert_bits_equal(x[:, keep], IMAGE[:, keep].to(dtype))
+
+
+@pytest.mark.parametrize("way", ["inpaint", "overwrite"])
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_is_masked_out_may_be_missing(way: str, executor: str) -> None:
+    hidden = (1.0 if way == "inpaint" else 0.0) == MASK
+    made = sampler(Net(), executor=executor)
+    outs = [made(seed=4, **{way: (MASK, IMAGE.masked_fill(hidden, v))}) for v in (math.nan, math.inf, 1.0)]
+    for out in outs[:2]:
+        assert_bits_equal(out, outs[2])
 
 
 def test_overwriting_is_that_of_diffusion_policies() -> None:
@@ -180,6 +199,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: sampler(Net())(x_init=IMAGE, x0_init=IMAGE), "give one of them"),
     (lambda: sampler(Net())(x0_init=IMAGE[:2]), "x0_init is"),
     (lambda: sampler(Net(), solver="tada")(x0_init=IMAGE), "give x_init"),
+    (lambda: sampler(Net(), x0_hook=3), "int is not callable"),
     (lambda: sampler(Net(), x0_hook=lambda d, node: d[:1])(), "function 'x0' at t = 0.95 returned"),
     (lambda: sampler(Net(), x0_hook=lambda d, node: None)(), "NoneType, not a tensor"),
 ]

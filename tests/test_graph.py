@@ -748,13 +748,19 @@ def test_the_second_network_of_a_guided_call_is_watched(place: Place) -> None:
     assert len(place.recorded) == 1
 
 
-def test_a_model_that_cannot_be_captured_is_seen_once(place: Place) -> None:
+def counts(x: Tensor, t: Tensor, seen: dict[str, object]) -> Tensor:
+    seen["n"].add_(1.0)  # type: ignore[attr-defined]
+    return x * 0.5
+
+
+def keeps(x: Tensor, t: Tensor, seen: dict[str, object]) -> Tensor:
+    seen["kept"] = object()
+    return x * 0.5
+
+
+@pytest.mark.parametrize("model", [counts, keeps])
+def test_a_model_that_cannot_be_captured_is_seen_once(place: Place, model: Callable[..., Tensor]) -> None:
     """What the warm-up has shown is not shown again."""
-
-    def counts(x: Tensor, t: Tensor, seen: Tensor) -> Tensor:
-        seen.add_(1.0)
-        return x * 0.5
-
-    sampler, steps = place.sampler(counts), []
-    sampler(callback=lambda step: steps.append(step.index), model_kwargs={"seen": place.tensor(0.0)})
+    sampler, steps = place.sampler(model), []
+    sampler(callback=lambda step: steps.append(step.index), model_kwargs={"seen": {"n": place.tensor(0.0)}})
     assert steps == list(range(4))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 import fastsolve
 from bits import assert_bits_equal
 from catalogue import EXECUTORS
-from fastsolve import APG, Denoiser, Guidance, Sampler, make_plan
+from fastsolve import APG, Denoiser, Guidance, Sampler, functions, make_plan
 
 B, N = 3, 6
 GRID = (0.9, 0.6, 0.3, 0.1, 0.0)
@@ -131,6 +132,17 @@ def test_another_network_guides() -> None:
     torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-13)
 
 
+def test_a_network_that_counts_no_parts_guides() -> None:
+    class Empty(torch.nn.ModuleList):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return 0.25 * x
+
+    weak = Empty()
+    assert not weak
+    got, want = (sampler(Net(), 2.0, null=None, guide=guide)() for guide in (weak, lambda x, t: 0.25 * x))
+    assert_bits_equal(got, want)
+
+
 def test_negative_conditioning_comes_with_the_call() -> None:
     net = Net()
     made = sampler(net, 2.0, null={})
@@ -140,6 +152,17 @@ def test_negative_conditioning_comes_with_the_call() -> None:
     assert not net.calls
     want = sampler(Net(), 2.0, null={"y": -condition()})(model_kwargs=given)
     assert_bits_equal(made(model_kwargs=given, negative_kwargs={"y": -condition()}), want)
+
+
+@pytest.mark.parametrize("guidance", [1.0, Guidance(3.0, interval=(2.0, 3.0))], ids=str)
+def test_guidance_that_asks_one_branch_alone_takes_negative_conditions(guidance: float | Guidance) -> None:
+    net = Net()
+    given = {"model_kwargs": {"y": condition()}}
+    got = sampler(net, guidance)(negative_kwargs={"y": -condition()}, **given)
+    assert_bits_equal(got, sampler(Net(), None)(**given))
+    assert len(net.calls) == 4
+    denoiser = Denoiser(Net(), "flow", "flow", shape=(N,), null={"y": torch.zeros(B, N)})
+    fastsolve.sample(denoiser, (B, N), solver="ddim", steps=[3, 4, 3], guidance=guidance, **given)
 
 
 def test_rescaled_guidance_is_that_of_its_paper() -> None:
@@ -184,6 +207,17 @@ def test_projected_guidance_is_that_of_its_paper(momentum: float, threshold: flo
 
 def test_projected_guidance_with_all_of_the_parallel_part_is_plain() -> None:
     torch.testing.assert_close(ours(Guidance(4.0, apg=APG(1.0))), ours(4.0), rtol=1e-12, atol=1e-13)
+
+
+def test_projected_guidance_of_a_prediction_that_is_zero_is_finite() -> None:
+    zero = torch.zeros(2, 3)
+    assert_bits_equal(functions.apg(zero, torch.ones(2, 3), (0.5, 0.5, 0.5), 3.0, 0.0, 0.0), torch.full((2, 3), 2.0))
+
+
+def test_a_sample_of_one_number_is_projected_by_itself() -> None:
+    one, difference = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 1.0, -0.25])
+    got = functions.apg(one, difference, (0.5, 0.5, 0.5), 3.0, 0.25, 0.0)
+    torch.testing.assert_close(got, one + 2.0 * 0.25 * difference)  # all of it is parallel
 
 
 def test_cfg_pp_takes_its_noise_from_the_unconditional_prediction() -> None:
@@ -240,7 +274,10 @@ def test_every_sample_has_its_scale(solver: str, executor: str) -> None:
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Guidance(math.nan), "finite scale"),
     (lambda: Guidance(2.0, interval=(0.7, 0.2)), r"\(low, high\)"),
+    (lambda: Guidance(2.0, interval=0.5), r"\(low, high\)"),
     (lambda: Guidance(2.0, rescale=1.5), r"in \[0, 1\]"),
+    (lambda: Guidance(2.0, rescale="a"), r"in \[0, 1\]"),
+    (lambda: Guidance(2.0, apg=0.5), "must be an APG"),
     (lambda: Guidance(2.0, rescale=0.5, apg=APG()), "not both"),
     (lambda: APG(norm_threshold=-1.0), "at least 0"),
     (lambda: make_plan("ddim", schedule="flow", steps=3, guidance=Guidance(lambda node: math.inf)), "finite scale"),
@@ -252,6 +289,18 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: sampler(Net(), 2.0, doubles=True, null={"y": torch.zeros(2, N)})(model_kwargs={"y": condition()}),
         "doubled batch",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True, null={"y": torch.zeros(1, 1)})(model_kwargs={"y": condition()}),
+        r"y cannot be joined.*float32 \[3, 6\] with condition and torch.float32 \[1, 1\] without",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True)(model_kwargs={"y": condition().double()}),
+        "y cannot be joined",
+    ),
+    (
+        lambda: sampler(Net(), 2.0, doubles=True, null={"y": np.zeros(3)})(model_kwargs={"y": np.ones(3)}),
+        "y cannot be joined",
     ),
     (lambda: sampler(Net(), [Guidance(2.0, rescale=0.5), 2.0, 2.0]), "differ in numbers only"),
 ]
@@ -268,7 +317,7 @@ def test_sample_takes_guidance() -> None:
     asked = {
         "grid": GRID,
         "solver": "ddim",
-        "guidance": Guidance(3.0, interval=(0.3, 0.6)),
+        "guidance": Guidance(3.0, interval=[0.3, 0.6]),
         "model_kwargs": {"y": condition()},
     }
     got = fastsolve.sample(denoiser, (B, N), **asked)

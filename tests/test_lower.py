@@ -50,11 +50,9 @@ def direct(plan: Plan, start: Array, draws: Array) -> tuple[Array, list[Array]]:
         if isinstance(op, Eval):
             x = op.scale * known[op.x]
             inputs.append(x)
-            raws = dict(zip(raw_names(op), (model(x, op.t, i) for i in range(len(op.b))), strict=True))
-            known |= {
-                **raws,
-                op.d: op.a * known[op.x] + sum(b * raw for b, raw in zip(op.b, raws.values(), strict=True)),
-            }
+            raws = [model(x, op.t, i) for i in range(len(op.b))]
+            known |= zip(raw_names(op), raws, strict=True)
+            known[op.d] = op.a * known[op.x] + sum(b * raw for b, raw in zip(op.b, raws, strict=True))
         else:
             known |= {row.out: sum(c * known[name] for name, c in row.terms) for row in op.rows}
     return known[plan.out], inputs

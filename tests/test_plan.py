@@ -14,7 +14,7 @@ import fastsolve
 from catalogue import CASES, LEVELS, SOLVERS, Case
 from fastsolve import Plan, PlanError, grids, predictions, schedules, solvers
 from fastsolve.lower import lower
-from fastsolve.ops import Eval, Row, Update
+from fastsolve.ops import Apply, Eval, Row, Update
 
 NAN, INF = math.nan, math.inf
 
@@ -211,7 +211,7 @@ def update(**rows: list[tuple[str, float]]) -> Update:
 
 
 GOOD = update(x1=[("x0", 0.5), ("d0", 0.5), ("z0", 1.0)])
-BAD: dict[str, tuple[tuple[Eval | Update, ...], str]] = {
+BAD: dict[str, tuple[tuple[Eval | Apply | Update, ...], str]] = {
     "a call reads what is not there": ((call(x="x5"), GOOD), "call d0 reads x5, which is not written before"),
     "a row reads what comes later": ((GOOD, call()), "x1 reads d0, which is not written before"),
     "a row reads its own update": (
@@ -234,8 +234,24 @@ BAD: dict[str, tuple[tuple[Eval | Update, ...], str]] = {
     "coefficients cancel to NaN": ((call(), update(x1=[("d0", INF), ("x0", -INF)])), "a number of x1 is not finite"),
     **{
         f"{field} is not finite": ((call(**{field: number}), GOOD), "a number of d0 is not finite")
-        for field, number in {"t": NAN, "alpha": INF, "sigma": INF, "a": -INF, "b": (1.0, NAN), "scale": INF}.items()
+        for field, number in {
+            "t": NAN,
+            "alpha": INF,
+            "sigma": INF,
+            "a": -INF,
+            "b": (1.0, NAN),
+            "scale": INF,
+            "clip": (0.0, INF),
+        }.items()
     },
+    "a number of a function is NaN": (
+        (call(), Apply("d1", "apg", ("r0",), 1.0, 1.0, 1.0, (NAN,)), update(x1=[("d1", 1.0)])),
+        "a number of d1 is not finite",
+    ),
+    "a call reads a prediction": (
+        (call(), GOOD, call(d="d1", x="d0"), update(x2=[("d1", 1.0)])),
+        "call d1 reads d0, which is no tensor",
+    ),
 }
 
 
@@ -255,6 +271,11 @@ def test_a_plan_that_breaks_a_rule_is_refused(name: str) -> None:
 def test_a_plan_that_starts_from_no_noise_is_refused(std: float) -> None:
     with pytest.raises(PlanError, match=f"start_std must be positive and finite, not {std}"):
         Plan("mine", "ve", std, (call(), GOOD), "x1")
+
+
+def test_levels_are_finite() -> None:
+    with pytest.raises(PlanError, match="a number of levels is not finite"):
+        Plan("mine", "ve", 1.0, (call(), GOOD), "x1", levels=((NAN, 1.0, 1.0),))
 
 
 def test_a_text_may_run_another_from_any_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import weakref
@@ -13,7 +14,10 @@ from torch import Tensor
 import fastsolve
 from bits import assert_bits_equal
 from catalogue import EXECUTORS
-from fastsolve import Denoiser, Sampler, Step, make_plan
+from fastsolve import Denoiser, Sampler, Step, make_plan, solvers
+from fastsolve.draft import Draft
+from fastsolve.forms import Form
+from fastsolve.schedules import Node
 
 SOLVERS = [
     "ddim",
@@ -93,6 +97,24 @@ def test_steps_are_the_levels_of_the_grid() -> None:
     assert heun.steps == (0, 2, 4)
 
 
+def test_calls_with_one_launch_after_them_are_all_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def text(draft: Draft, grid: tuple[Node, ...]) -> Form:
+        """Two predictions of one state."""
+        d = [draft.denoised(node, draft.start) for node in grid[:2]]
+        return grid[-1].alpha * (0.5 * d[0] + 0.5 * d[1]) + grid[-1].sigma * draft.start
+
+    monkeypatch.setitem(solvers._registry, "both", dataclasses.replace(solvers.get("ddim"), name="both", text=text))
+    net = Net()
+    made = sampler(net, solver="both", grid=(1.0, 0.5, 0.0), steps=None)
+    steps = made.iterate(seed=1, at="call").kept()
+    assert [(step.index, step.node.t) for step in steps] == [(0, 1.0), (1, 0.5)]
+    for step, (x, t), call in zip(steps, net.seen, made.plan.evals, strict=True):
+        assert_bits_equal(step.x, x)
+        raw = torch.sin(x) * 0.5 + t
+        torch.testing.assert_close(step.x0, call.a * x + call.b[0] * raw, rtol=1e-4, atol=1e-4 * abs(call.a))
+    assert_bits_equal(made.iterate(seed=1, at="call").finish(), made(seed=1))
+
+
 def test_chosen_calls_are_seen() -> None:
     assert [step.index for step in sampler(Net()).iterate(at=[4, 1]).kept()] == [1, 4]
 
@@ -148,8 +170,9 @@ def test_nothing_is_held_for_those_who_do_not_look() -> None:
     assert len(quiet.launches) == len(seen.launches)
 
 
-def test_gradients_and_modes_of_the_caller_stay() -> None:
-    made = sampler(Net())
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_gradients_and_modes_of_the_caller_stay(executor: str) -> None:
+    made = sampler(Net(), executor=executor)
     for _ in made.iterate():
         assert torch.is_grad_enabled()
     with torch.inference_mode():
@@ -174,6 +197,9 @@ def test_a_bar_and_a_callback_together(capsys: pytest.CaptureFixture[str]) -> No
         ({"at": [6]}, "between 0 and 5"),
         ({"at": [-1]}, "between 0 and 5"),
         ({"at": [1.0]}, "between 0 and 5"),
+        ({"at": [True]}, "between 0 and 5"),
+        ({"at": 3}, "between 0 and 5"),
+        ({"at": None}, "between 0 and 5"),
         ({"sed": 1}, "nearest is 'seed'"),
     ],
 )
@@ -181,6 +207,20 @@ def test_refuses_before_the_model_is_called(given: dict[str, object], said: str)
     net = Net()
     with pytest.raises((ValueError, TypeError), match=said):
         sampler(net).iterate(**given)
+    assert not net.seen
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"callback": 3}, "int is not callable"),
+        ({"callback": print, "return_logprob": True}, "goes without callback"),
+    ],
+)
+def test_refuses_a_callback_before_the_model_is_called(given: dict[str, object], said: str) -> None:
+    net = Net()
+    with pytest.raises((ValueError, TypeError), match=said):
+        sampler(net, solver="ddim", options={"eta": 1.0})(**given)
     assert not net.seen
 
 

@@ -39,9 +39,17 @@ def _signed(value: object, name: str, device: torch.device, tensors: list[Tensor
 
 
 def contents(arguments: Sequence[dict[str, object]], device: torch.device) -> Hashable:
-    """What changes when a model writes into its arguments. Raises UnfollowedError for what it may have put there."""
+    """What changes when a model writes into its arguments. Raises UnfollowedError as `signature`."""
     asked, tensors = signature(arguments, device)
     return asked, tuple((id(tensor), tensor._version) for tensor in tensors)
+
+
+def changed(before: Hashable, arguments: Sequence[dict[str, object]], device: torch.device) -> bool:
+    """Whether their contents are other ones than before, or hold what the model alone can have put there."""
+    try:
+        return contents(arguments, device) != before
+    except UnfollowedError:
+        return True
 
 
 def replaced(kwargs: dict[str, object], tensors: Iterator[Tensor]) -> dict[str, object]:

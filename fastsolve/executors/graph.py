@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fastsolve.executors.conditioning import contents, replaced, signature
+from fastsolve.executors.conditioning import changed, contents, replaced, signature
 from fastsolve.executors.given import Given
 from fastsolve.executors.hindrance import UncapturableError, reason
 from fastsolve.executors.run import Look, Run, Work, bound
@@ -205,7 +205,7 @@ class Captured:
             self._restless = 0 if before.holds() else self._restless + 1
             if self._restless > 1:
                 raise UncapturableError(_REPLACES, out)
-            if contents(self._own, self.run.device) != handed:
+            if changed(handed, self._own, self.run.device):
                 # Once more, then, and into those of the caller; unless the caller has seen this run.
                 raise UncapturableError("the model writes into its model_kwargs", out if looked else None)
             self._watch = Watch(*self._watched)

@@ -94,24 +94,27 @@ class Run:
         return len(seen) + (not seen or seen[-1].launch < len(self._program.steps))
 
     def new(self) -> Tensor:
-        """A tensor for a result, not yet written."""
-        return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
+        """A tensor for a result, not yet written; no inference tensor, as a run that waits may end outside of that mode."""
+        with torch.inference_mode(False):
+            return torch.empty(self._setting.shape, dtype=self._setting.dtype, device=self._setting.device)
 
     def _tell(self, program: Program) -> None:
         levels = program.levels if program.levels.ndim == 2 else program.levels[:, None]
         # Of a doubled batch the second half has the levels of the first.
         upload(self._levels, np.tile(levels, (1, self._levels.shape[1] // levels.shape[1])))
 
-    def _planned(self, program: Program) -> list[tuple[int, list[tuple[Call, Tensor]], list[int], Seen | None]]:
+    def _planned(self, program: Program) -> list[tuple[int, list[tuple[Call, Tensor]], list[int], list[Seen]]]:
         clocks = iter(self._levels.unbind(0))
-        seen = {look.launch: look for look in program.seen}
+        seen: dict[int, list[Seen]] = {}
+        for look in program.seen:
+            seen.setdefault(look.launch, []).append(look)
         steps = []
         for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1):
             told = []
             for call in calls:
                 clock = self._levels if call.function else next(clocks)
                 told.append((call, clock if len(call.x) > 1 else clock[: self._setting.batch]))
-            steps.append((index, told, dead, seen.get(index)))
+            steps.append((index, told, dead, seen.get(index, [])))
         return steps
 
     def loop(
@@ -131,7 +134,7 @@ class Run:
         tensors, number = self._tensors, 0
         try:
             launch(0)
-            for index, calls, dead, look in self._steps:
+            for index, calls, dead, looks in self._steps:
                 for call, clock in calls:
                     if call.function:
                         self._put(call.raws[0], self._applied(call, work.functions[call.function]))
@@ -164,7 +167,7 @@ class Run:
                 launch(index)
                 for slot in dead:
                     tensors[slot] = None
-                if look is not None:
+                for look in looks:
                     state, prediction = tensors[look.x], tensors[look.d]
                     assert state is not None
                     assert prediction is not None
