@@ -56,8 +56,8 @@ def make_plan(
 
     start, stop: the part from level `start` to level `stop` of the grid, 0 <= start < stop <= steps; strength: its last
     int(steps * strength) steps, in (0, 1], as in diffusers. The solver sees that part alone, but a window and s_churn are those of
-    the whole grid. `steps` counts the whole grid, `nfe` the calls that are made. inverse: walk it from data to noise (see `invert`), for solvers that draw none; `nfe` buys the steps of the
-    plan that it is the inverse of.
+    the whole grid. `steps` counts the whole grid, `nfe` the calls that are made. inverse: walk it from data to noise (see `invert`),
+    for solvers that draw none; `nfe` buys the steps of the plan that it is the inverse of.
 
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
     schedule, for both or neither of steps and nfe, for a budget too small, for parts that are not there, and for inverses that do
