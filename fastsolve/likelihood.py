@@ -110,6 +110,10 @@ def log_likelihood(
         raise ValueError(
             "guidance with rescale or apg is not linear in the model's outputs: a likelihood takes a scale and an interval"
         )
+    if sampler.plan.takes_raw:
+        raise ValueError(
+            f"guided steps of {solver} are those of no ODE, whose guidance does not grow with the steps: use heun or dpmpp_2m"
+        )
     law = schedules.get(denoiser.schedule if schedule is None else schedule)
     levels = [t for t, _, sigma in sampler.plan.levels if sigma > 0.0]
     if len(levels) < 2:

@@ -145,6 +145,10 @@ def _laws(plan: Plan) -> tuple[Transition, ...]:
         raise ValueError(
             "a function of data predictions (x0_hook, rescale, apg) is not part of a transition's law: leave it out"
         )
+    if plan.takes_raw:
+        raise ValueError(
+            f"{plan.solver} takes the unconditional prediction by itself, which is not recorded: leave guidance out"
+        )
     return path(plan).transitions
 
 

@@ -308,6 +308,15 @@ def test_refusals_before_the_model_is_called(how: dict[str, object], text: str) 
         of(never, **how)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("solver", ["euler_cfg_pp", "dpmpp_2m_cfg_pp"])
+def test_cfg_pp_has_a_likelihood_without_guidance_alone(solver: str) -> None:
+    denoiser = Denoiser(lambda x, t, shift=0.0: PLANE.model("ve")(x, t) + shift, "ve", "x0", null={"shift": 0.1})
+    base = {"euler_cfg_pp": "ddim", "dpmpp_2m_cfg_pp": "dpmpp_2m"}[solver]
+    torch.testing.assert_close(of(denoiser, solver=solver), of(denoiser, solver=base), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=f"guided steps of {solver} are those of no ODE"):
+        of(denoiser, solver=solver, guidance=0.6)
+
+
 def test_refusals_of_x_and_of_models() -> None:
     with pytest.raises(TypeError, match=r"x must be a floating tensor \[B, \*sample\], not torch.uint8"):
         of(PLANE.model("ve"), X.to(torch.uint8))

@@ -368,8 +368,19 @@ def test_clip_and_guidance_of_the_run_are_those_of_its_laws() -> None:
     hooked = fastsolve.Sampler(denoiser, SHAPE, x0_hook=lambda d, node: d, **asked)
     with pytest.raises(ValueError, match="not part of a transition's law"):
         hooked(seed=3, return_logprob=True)
-    with pytest.raises(ValueError, match="overwritten"):
-        sampler(seed=3, return_logprob=True, overwrite=(torch.ones(3), torch.ones(3)))
+    for blend in ("overwrite", "inpaint"):
+        with pytest.raises(ValueError, match=f"what is known to {blend} is not part of a transition's law"):
+            sampler(seed=3, return_logprob=True, **{blend: (torch.ones(3), torch.ones(3))})
+    several = fastsolve.Sampler(denoiser, SHAPE, guidance=[1.5, 2.0, 4.0], **asked)
+    for call in (
+        lambda: several(return_logprob=True, **conditions),
+        lambda: several.logprob(*found.stored(0), **conditions),
+    ):
+        with pytest.raises(ValueError, match="plans of their own have no common transitions"):
+            call()
+    pp = fastsolve.Sampler(denoiser, SHAPE, **{**asked, "solver": "euler_cfg_pp"}, guidance=0.6, options={"eta": 1.0})
+    with pytest.raises(ValueError, match="euler_cfg_pp takes the unconditional prediction by itself"):
+        pp(return_logprob=True, **conditions)
     ve = Denoiser(lambda x, t: 0.5 * x, "ve", "x0")
     churned = fastsolve.Sampler(ve, SHAPE, solver="euler", grid=[10.0, 5.0, 1.0, 0.0], options={"s_churn": 2.0})
     with pytest.raises(ValueError, match="churn"):
