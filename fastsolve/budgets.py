@@ -10,7 +10,8 @@ from torch import Tensor
 from fastsolve import arguments
 
 _NOT_WITH = ("callback", "noise", "x_init")
-_BY_SAMPLE = ("x0_init", "inpaint", "overwrite", "model_kwargs", "negative_kwargs")
+_BY_SAMPLE = ("x0_init", "model_kwargs", "negative_kwargs")
+_BROADCAST = ("inpaint", "overwrite")
 
 
 def asked_for(steps: object, nfe: object) -> str | None:
@@ -50,6 +51,7 @@ def sample(
     for budget in dict.fromkeys(budgets):
         places = [i for i, own in enumerate(budgets) if own == budget]
         part = {**asked, **{key: _part(asked.get(key), places, batch) for key in _BY_SAMPLE}}
+        part |= {key: _part(_ranked(asked.get(key), len(shape)), places, batch) for key in _BROADCAST}
         part |= {"seed": [seeds[i] for i in places], "shape": (len(places), *shape[1:]), name: budget}
         if scales is not None:
             part["guidance"] = [scales[i] for i in places]
@@ -58,6 +60,13 @@ def sample(
         out[torch.tensor(places, device=out.device)] = made
     assert out is not None
     return out
+
+
+def _ranked(pair: object, rank: int) -> object:
+    """A mask and what goes with it, of a rank at which the first dimension is the batch: a mask of a sample may be as long."""
+    if not isinstance(pair, list | tuple):
+        return pair
+    return tuple(p.reshape((1,) * (rank - p.dim()) + p.shape) if isinstance(p, Tensor) else p for p in pair)
 
 
 def _part(value: object, places: list[int], batch: int) -> object:

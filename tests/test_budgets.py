@@ -53,6 +53,20 @@ def test_each_sample_is_that_of_a_batch_of_its_budget(name: str) -> None:
     assert set(calls) == {2, 1}
 
 
+@pytest.mark.parametrize("kind", ["inpaint", "overwrite"])
+def test_a_mask_as_long_as_the_batch_is_one_for_all(kind: str) -> None:
+    """[3] broadcasts to the last dimension of [3, 3], in a part of the batch as in the whole."""
+
+    def sampled(steps: object) -> Tensor:
+        pair = torch.tensor([0.3, 0.0, 1.0]), torch.tensor([5.0, 6.0, 7.0])
+        asked = {"schedule": "flow", "prediction": "flow", "solver": "ddim", "seed": [1, 2, 3], "executor": "eager"}
+        return fastsolve.sample(lambda x, t: 0.5 * x, (3, 3), steps=steps, **{kind: pair}, **asked)
+
+    mixed = sampled([3, 4, 4])
+    for i, steps in enumerate((3, 4, 4)):
+        assert_bits_equal(mixed[i], sampled(steps)[i])
+
+
 def test_seeds_of_each_sample_go_with_it() -> None:
     def net(x: Tensor, t: Tensor) -> Tensor:
         return 0.5 * x
