@@ -263,6 +263,20 @@ def test_refuses(given: Callable[[], object], said: str) -> None:
         given()
 
 
+def test_norms_of_scalars_are_of_each_sample() -> None:
+    """Of one number all of a difference is parallel, and no deviation is known."""
+    denoiser = Denoiser(lambda x, t, y=0.0: torch.tanh(x) + y, "flow", "flow", null={"y": 0.3})
+    asked = {"solver": "ddim", "grid": GRID, "guidance": Guidance(3.0, apg=APG(0.2, -0.5, 0.1)), "executor": "eager"}
+    whole = fastsolve.sample(denoiser, (3,), seed=[5, 6, 7], **asked)
+    for i in range(3):
+        assert_bits_equal(fastsolve.sample(denoiser, (1,), seed=[5 + i], **asked), whole[i : i + 1])
+        column = fastsolve.sample(denoiser, (1, 1), seed=[5 + i], **asked)
+        assert_bits_equal(column[0], whole[i : i + 1])
+    for shape in ((3,), (3, 1)):
+        with pytest.raises(ValueError, match="samples of two elements or more"):
+            fastsolve.sample(denoiser, shape, **{**asked, "guidance": Guidance(3.0, rescale=0.5)})
+
+
 def test_sample_takes_guidance() -> None:
     denoiser = Denoiser(Net(), "flow", "flow", shape=(N,), null={"y": torch.zeros(B, N)})
     asked = {

@@ -395,3 +395,16 @@ def test_cut_predictions_have_laws_of_their_own() -> None:
     _, found = sampler(seed=3, return_logprob=True)
     for k in range(len(found)):
         torch.testing.assert_close(sampler.logprob(*found.stored(k)), found.logprob[k], rtol=0, atol=5e-3)
+
+
+def test_samples_may_be_numbers() -> None:
+    made = [
+        fastsolve.Sampler(
+            lambda x, t: 0.5 * x, shape, solver="flow_sde", schedule="flow", prediction="flow", grid=TIMES
+        )
+        for shape in ((3,), (3, 1))
+    ]
+    (x, found), (column, expected) = (sampler(seed=3, return_logprob=True) for sampler in made)
+    torch.testing.assert_close(x, column[:, 0], rtol=0, atol=0)
+    torch.testing.assert_close(found.logprob, expected.logprob)
+    torch.testing.assert_close(made[0].logprob(*found.stored(1)), expected.logprob[1])
