@@ -235,6 +235,17 @@ def test_guidance_and_arguments_of_the_model() -> None:
     expected = of(lambda x, t: 1.5 * narrow(x, t) - 0.5 * wide(x, t))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(of(denoiser, model_kwargs={"label": "wide"}), of(wide), rtol=0.0, atol=0.0)
+    given = {"model_kwargs": {"label": "narrow"}, "negative_kwargs": {"label": "wide"}}
+    negative = of(Denoiser(model, "ve", "x0", null={}), guidance=1.5, **given)
+    torch.testing.assert_close(negative, found, rtol=0.0, atol=0.0)
+    between = fastsolve.Guidance(lambda node: 1.0 + node.t, interval=(0.3, 0.7))
+
+    def combined(x: Tensor, t: Tensor) -> Tensor:
+        w = 1.0 + t[0].item() if 0.3 <= t[0].item() <= 0.7 else 1.0
+        return w * narrow(x, t) + (1.0 - w) * wide(x, t)
+
+    scheduled = of(denoiser, guidance=between, model_kwargs={"label": "narrow"})
+    torch.testing.assert_close(scheduled, of(combined), rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_left_behind() -> None:
