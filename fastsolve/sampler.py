@@ -99,6 +99,10 @@ class Sampler(Compiled):
             raise ValueError(
                 "grad=True goes without callback and return_logprob: a run that is looked at has no gradients"
             )
+        if return_logprob and callback is not None:
+            raise ValueError(
+                "return_logprob=True goes without callback: the states and their laws come with the result"
+            )
         bar = arguments.progress_bar(self.plan.nfe, self.plan.solver) if progress else contextlib.nullcontext()
         with bar as shown:
             on_call = None if shown is None else shown.update
