@@ -209,6 +209,9 @@ def test_dynamic_thresholding_is_that_of_imagen() -> None:
     torch.testing.assert_close(got, d.clamp(-cut, cut) / cut)
     assert_bits_equal(got[1], d[1])
     assert got[0].abs().max() == 1.0
+    assert float(cut[0]) > 1.5
+    least = fastsolve.dynamic_threshold(0.9, 1.5)(d.clone(), None)  # type: ignore[arg-type]
+    torch.testing.assert_close(least[0], d[0].clamp(-1.5, 1.5) / 1.5)
 
 
 def test_dynamic_thresholding_of_scalars() -> None:
