@@ -15,7 +15,7 @@ import fastsolve
 from catalogue import CASES, LEVELS, SOLVERS, Case
 from fastsolve import Plan, predictions
 from fastsolve.lower import lower
-from fastsolve.ops import Eval, Row, Update
+from fastsolve.ops import Eval, Row, Update, raw_names
 from fastsolve.program import START, STEP, Program
 
 Array = npt.NDArray[np.float64]
@@ -50,7 +50,9 @@ def direct(plan: Plan, start: Array, draws: Array) -> tuple[Array, list[Array]]:
         if isinstance(op, Eval):
             x = op.scale * known[op.x]
             inputs.append(x)
-            known[op.d] = op.a * known[op.x] + sum(b * model(x, op.t, i) for i, b in enumerate(op.b))
+            raws = [model(x, op.t, i) for i in range(len(op.b))]
+            known |= dict(zip(raw_names(op), raws, strict=True))
+            known[op.d] = op.a * known[op.x] + sum(b * raw for b, raw in zip(op.b, raws, strict=True))
         else:
             known |= {row.out: sum(c * known[name] for name, c in row.terms) for row in op.rows}
     return known[plan.out], inputs
