@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from types import MethodType
@@ -17,7 +18,7 @@ from fastsolve.executors import Setting
 from fastsolve.functions import Hook
 from fastsolve.grids import Explicit, Grid
 from fastsolve.lower import lower
-from fastsolve.plan import Plan
+from fastsolve.plan import Apply, Plan
 from fastsolve.planner import make_plan
 from fastsolve.predictions import Prediction
 from fastsolve.program import Program, stacked
@@ -95,6 +96,8 @@ class Compiled:
             else [make(guidance=guidance, grid=grid)]
         )
         self.plans = tuple(plans)
+        if math.prod(whole[1:]) < 2 and any(isinstance(op, Apply) and op.function == "rescale" for op in self.plan.ops):
+            raise ValueError(f"rescaled guidance needs samples of two elements or more, not {list(whole[1:])}")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"the state's dtype must be torch.float32 or torch.float64, not {dtype}; a model may have any"

@@ -96,7 +96,7 @@ class Controls:
             return (1.0,), None, _none
         w = guidance.at(node)
         if w is None or (w == 1.0 and not guidance.apg):
-            return (1.0, 0.0) if both or self.both else (1.0,), None, _none
+            return (1.0, 0.0) if self.both or (both and w is not None) else (1.0,), None, _none
         if guidance.rescale:
             phi = guidance.rescale
             return (w, 1.0 - w), "rescale", lambda a, b: (a, b, w, phi)
@@ -104,6 +104,11 @@ class Controls:
             eta, threshold = guidance.apg.eta, guidance.apg.norm_threshold
             return (w, 1.0 - w), "apg", lambda a, b: (w, eta, threshold)
         return (w, 1.0 - w), None, _none  # w = 0 still asks both: the branches stay in order
+
+    def plain(self, node: Node) -> tuple[float, float]:
+        """Weights of the two raw outputs in the prediction that guidance starts from: outside its interval the conditional one."""
+        inside = self.guidance is not None and self.guidance.at(node) is not None
+        return (0.0, 1.0) if inside else (1.0, 0.0)
 
 
 def _none(a: float, b: float) -> tuple[float, ...]:

@@ -63,7 +63,8 @@ class Draft:
         self.calls += 1
         d, plain = call.d, Form({call.d: 1.0})
         if both and len(weights) > 1:
-            plain = self.keep((Form({x: a}) if a else Form({})) + Form({raw_name(call, 1): b}))
+            outputs = {raw_name(call, i): b * c for i, c in enumerate(controls.plain(node)) if c or controls.both}
+            plain = self.keep(Form(({x: a} if a else {}) | outputs))
         if function is not None:
             inputs = (x, *raw_names(call))
             if function == "apg":

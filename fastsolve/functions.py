@@ -63,7 +63,7 @@ def dynamic_threshold(quantile: float = 0.995, largest: float = math.inf) -> Hoo
         raise ValueError(f"a quantile must be in (0, 1] and the largest cut at least 1, not {quantile} and {largest}")
 
     def threshold(x0: Tensor, node: Node) -> Tensor:
-        sizes = x0.abs().flatten(1)
+        sizes = x0.abs().reshape(len(x0), -1)
         # torch.quantile refuses more than 16 million elements; a sort does not, and gives the same, linearly interpolated.
         place = quantile * (sizes.shape[1] - 1)
         low, high = (sizes.kthvalue(1 + k, dim=1).values for k in (math.floor(place), math.ceil(place)))

@@ -27,6 +27,7 @@ def invert(
     prediction: str | Prediction | None = None,
     guidance: float | None = None,
     model_kwargs: Mapping[str, object] | None = None,
+    negative_kwargs: Mapping[str, object] | None = None,
     options: Mapping[str, object] | None = None,
     start: int | None = None,
     stop: int | None = None,
@@ -68,7 +69,7 @@ def invert(
         graph=graph,
         check_finite=check_finite,
     )
-    return sampler(x_init=x, model_kwargs=model_kwargs, progress=progress)
+    return sampler(x_init=x, model_kwargs=model_kwargs, negative_kwargs=negative_kwargs, progress=progress)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:

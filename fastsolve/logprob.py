@@ -145,6 +145,10 @@ def _laws(plan: Plan) -> tuple[Transition, ...]:
         raise ValueError(
             "a function of data predictions (x0_hook, rescale, apg) is not part of a transition's law: leave it out"
         )
+    if plan.takes_raw:
+        raise ValueError(
+            f"{plan.solver} takes the unconditional prediction by itself, which is not recorded: leave guidance out"
+        )
     return path(plan).transitions
 
 
@@ -154,7 +158,7 @@ def _checked(tensors: list[Tensor], name: str) -> list[Tensor]:
         if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{name} must be float32 (or float64) tensors, as they were recorded, not {given}")
-        if x.shape != first.shape or x.dtype != first.dtype or x.dim() < 2:
+        if x.shape != first.shape or x.dtype != first.dtype or not x.dim():
             raise ValueError(f"{name} must be of one shape [B, *shape] and dtype: {[list(y.shape) for y in tensors]}")
     return tensors
 
@@ -203,5 +207,5 @@ def _mean(law: Transition, known: Mapping[str, Tensor], like: Tensor) -> Tensor:
 
 
 def _log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    z = ((x - mean) / std).flatten(1)
+    z = ((x - mean) / std).reshape(len(x), -1)
     return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2.0 * math.pi))

@@ -118,6 +118,11 @@ class Plan:
         """Bytes per element of the state that all launches read and write, float32 throughout."""
         return traffic(self.ops)
 
+    @cached_property
+    def takes_raw(self) -> bool:
+        """Whether an update reads a raw output itself, and not only the data prediction made of all of them."""
+        return any(name[0] == "r" for row in self.rows() for name, _ in row.terms)
+
     def rows(self) -> Iterator[Row]:
         """All rows of all updates."""
         for op in self.ops:

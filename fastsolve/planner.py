@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fastsolve import advice, grids, predictions, schedules, solvers
-from fastsolve.controls import Controls, Guidance
+from fastsolve.controls import NO_CONTROLS, Controls, Guidance
 from fastsolve.draft import Draft
 from fastsolve.forms import Form, FormError
 from fastsolve.grids import Explicit, Grid
@@ -55,9 +55,9 @@ def make_plan(
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
     start, stop: the part from level `start` to level `stop` of the grid, 0 <= start < stop <= steps; strength: its last
-    int(steps * strength) steps, in (0, 1], as in diffusers. The solver sees that part alone. `steps` counts the whole grid, `nfe` the
-    calls that are made. inverse: walk it from data to noise (see `invert`), for solvers that draw none; `nfe` buys the steps of the
-    plan that it is the inverse of.
+    int(steps * strength) steps, in (0, 1], as in diffusers. The solver sees that part alone, but a window and s_churn are those of
+    the whole grid. `steps` counts the whole grid, `nfe` the calls that are made. inverse: walk it from data to noise (see `invert`),
+    for solvers that draw none; `nfe` buys the steps of the plan that it is the inverse of.
 
     Raises ValueError for unknown names and options (with the nearest match), for levels that do not decrease or lie outside the
     schedule, for both or neither of steps and nfe, for a budget too small, for parts that are not there, and for inverses that do
@@ -212,8 +212,8 @@ def _written(asked: _Asked, steps: int) -> Plan:
 @functools.lru_cache(maxsize=256)
 def _plan(solver: Solver, asked: _Asked, steps: int) -> Plan:
     schedule, walk = asked.schedule, asked.walk
-    nodes = walk.of(grids.nodes(asked.grid, schedule, steps))
-    chosen = dict(asked.options)
+    whole = grids.nodes(asked.grid, schedule, steps)
+    nodes, chosen = walk.of(whole), walk.placed(dict(asked.options), whole)
     denoise_final = chosen.pop("denoise_final", False)
     draft = Draft(schedule, asked.prediction, asked.controls)
     first = next(node for node in reversed(nodes) if node.sigma > 0.0) if walk.inverse else nodes[0]
@@ -230,6 +230,7 @@ def _plan(solver: Solver, asked: _Asked, steps: int) -> Plan:
     except FormError as error:
         raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error
     before, _ = walk.bounds(steps)
-    if before and plan.draws:  # the part before it has drawn, and a run that is continued draws on
-        plan = dataclasses.replace(plan, first_draw=_written(asked._replace(walk=Walk(stop=before)), steps).draws)
+    if before and plan.draws:  # the part before it has drawn, and a run that is continued draws on; whatever its model
+        so_far = asked._replace(walk=Walk(stop=walk.stop), prediction=predictions.X0(), controls=NO_CONTROLS)
+        plan = dataclasses.replace(plan, first_draw=_written(so_far, steps).draws - plan.draws)
     return plan

@@ -117,10 +117,10 @@ class Sampler(Compiled):
             return function(program, self.setting, work, all_of.seeds, checkpoint, self._check_finite, on_call)
 
     def _with_laws(self, on_call: Callable[[], object] | None, given: Asked) -> tuple[Tensor, Transitions]:
-        if len(self.plans) > 1:
-            raise ValueError("samples with plans of their own have no common transitions: sample them one by one")
-        if given.get("overwrite") is not None:
-            raise ValueError("what is overwritten is not part of a transition's law")
+        self._one_law()
+        for blend in ("overwrite", "inpaint"):
+            if given.get(blend) is not None:
+                raise ValueError(f"what is known to {blend} is not part of a transition's law: leave it out")
         names = logprob.states(self.plan)
         run = self._begun("call", on_call, given)
         steps = run.kept()
@@ -128,6 +128,10 @@ class Sampler(Compiled):
         known = {call.x: step.x for call, step in zip(self.plan.evals, steps, strict=True)} | {self.plan.out: out}
         predictions = [step.x0 for step in steps]
         return out, logprob.along(self.denoiser, self.plan, [known[name] for name in names], predictions=predictions)
+
+    def _one_law(self) -> None:
+        if len(self.plans) > 1:
+            raise ValueError("samples with plans of their own have no common transitions: sample them one by one")
 
     def logprob(
         self,
@@ -142,6 +146,7 @@ class Sampler(Compiled):
 
         `transitions.stored(k)`, of what return_logprob=True gave, are prev, next and step.
         """
+        self._one_law()
         conditions = {"model_kwargs": model_kwargs, "negative_kwargs": negative_kwargs}
         return logprob.logprob(self.denoiser, self.plan, prev, next, step, **conditions)
 

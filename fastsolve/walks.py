@@ -13,7 +13,7 @@ from fastsolve.forms import Form
 from fastsolve.plan import Plan
 from fastsolve.schedules import Node
 from fastsolve.solvers import Solver, get
-from fastsolve.solvers.ddim import ddim_step
+from fastsolve.solvers.ddim import ddim_step, windowed
 
 Options = tuple[tuple[str, object], ...]
 
@@ -70,6 +70,20 @@ class Walk:
         """The nodes of the part, from noise to data."""
         start, stop = self.bounds(len(nodes) - 1)
         return nodes[start : stop + 1]
+
+    def placed(self, options: dict[str, object], nodes: tuple[Node, ...]) -> dict[str, object]:
+        """Options of the whole grid for the solver, which sees the part alone: its steps of a window, its share of s_churn."""
+        start, stop = self.bounds(len(nodes) - 1)
+        window, churn = options.get("window"), options.get("s_churn")
+        if window is not None:
+            windowed(0.0, window, nodes)  # type: ignore[arg-type]  # checks it
+            first, last = (min(max(i, start), stop) - start for i in window)  # type: ignore[attr-defined]
+            silent = first == last or self.inverse
+            options = {**options, "window": None, "eta": 0.0} if silent else {**options, "window": (first, last)}
+        if churn:
+            share, whole = (sum(node.sigma > 0.0 for node in levels) for levels in (self.of(nodes), nodes))
+            options = {**options, "s_churn": churn * share / whole}  # type: ignore[operator]  # solvers divide by the levels they see
+        return options
 
 
 def loud(options: Options) -> Options:

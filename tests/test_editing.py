@@ -229,3 +229,11 @@ def test_dynamic_thresholding_is_that_of_imagen() -> None:
     torch.testing.assert_close(got, d.clamp(-cut, cut) / cut)
     assert_bits_equal(got[1], d[1])
     assert got[0].abs().max() == 1.0
+    assert float(cut[0]) > 1.5
+    least = fastsolve.dynamic_threshold(0.9, 1.5)(d.clone(), None)  # type: ignore[arg-type]
+    torch.testing.assert_close(least[0], d[0].clamp(-1.5, 1.5) / 1.5)
+
+
+def test_dynamic_thresholding_of_scalars() -> None:
+    got = fastsolve.dynamic_threshold(0.9)(torch.tensor([3.0, -0.2]), None)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, torch.tensor([1.0, -0.2]))

@@ -200,6 +200,20 @@ def test_checkpoints_hold_the_activations_of_one_step_at_a_time() -> None:
     assert events == [f"{what} at {t:g}" for t in reversed(levels) for what in ("call", "back")]
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_hook_may_work_in_place(checkpoint: bool) -> None:
+    found = []
+    for hook in (lambda d, node: d * 0.5 + 0.1, lambda d, node: d.mul_(0.5).add_(0.1)):
+        asked = {"solver": "dpmpp_2m", "schedule": "ve", "prediction": "x0", "steps": 4, **DOUBLE}
+        sampler = Sampler(lambda x, t: torch.tanh(x), SHAPE, x0_hook=hook, **asked)
+        x_init = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).view(SHAPE).requires_grad_()
+        out = differentiable(sampler, x_init=x_init, checkpoint=checkpoint)
+        assert_bits_equal(out, sampler(x_init=x_init.detach()))
+        out.sum().backward()
+        found.append(x_init.grad)
+    assert_bits_equal(*found)
+
+
 def test_random_layers_of_a_model_are_the_same_on_the_way_back() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 3)).double()
     sampler = Sampler(lambda x, t: model(x), SHAPE, schedule="ve", prediction="x0", steps=3, **DOUBLE)

@@ -232,6 +232,22 @@ def test_cfg_pp_takes_its_noise_from_the_unconditional_prediction() -> None:
     torch.testing.assert_close(ours(0.6, solver="euler_cfg_pp"), x, rtol=1e-12, atol=1e-13)
 
 
+def test_cfg_pp_outside_its_interval_is_the_conditional_solver() -> None:
+    """A scale of 1 is the most there is of CFG++, and not none: the noise outside is that of the conditional prediction."""
+    net, y = Net(dtype=F64), condition(F64)
+    x = torch.randn(B, N, dtype=F64, generator=torch.Generator().manual_seed(1))
+    for s, t in itertools.pairwise(GRID):
+        clock = torch.full((B,), s, dtype=F64)
+        one, other = (x - s * net(x, clock, v) for v in (y, torch.zeros_like(y)))
+        d, base = (other + 0.6 * (one - other), other) if 0.3 <= s <= 0.6 else (one, one)
+        x = (1.0 - t) * d + t * (x - (1.0 - s) * base) / s
+    guidance = Guidance(0.6, interval=(0.3, 0.6))
+    torch.testing.assert_close(ours(guidance, solver="euler_cfg_pp"), x, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours([guidance] * B, solver="euler_cfg_pp"), x, rtol=1e-12, atol=1e-13)
+    assert sampler(Net(), guidance, solver="euler_cfg_pp").plan.forwards == 6
+    assert sampler(Net(), 1.0, solver="euler_cfg_pp").plan.forwards == 8
+
+
 def test_multistep_cfg_pp_is_comfyuis() -> None:
     """sample_dpmpp_2m_cfg_pp, written for x / alpha and sigma / alpha."""
     net, y = Net(dtype=F64), condition(F64)
@@ -310,6 +326,20 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 def test_refuses(given: Callable[[], object], said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
         given()
+
+
+def test_norms_of_scalars_are_of_each_sample() -> None:
+    """Of one number all of a difference is parallel, and no deviation is known."""
+    denoiser = Denoiser(lambda x, t, y=0.0: torch.tanh(x) + y, "flow", "flow", null={"y": 0.3})
+    asked = {"solver": "ddim", "grid": GRID, "guidance": Guidance(3.0, apg=APG(0.2, -0.5, 0.1)), "executor": "eager"}
+    whole = fastsolve.sample(denoiser, (3,), seed=[5, 6, 7], **asked)
+    for i in range(3):
+        assert_bits_equal(fastsolve.sample(denoiser, (1,), seed=[5 + i], **asked), whole[i : i + 1])
+        column = fastsolve.sample(denoiser, (1, 1), seed=[5 + i], **asked)
+        assert_bits_equal(column[0], whole[i : i + 1])
+    for shape in ((3,), (3, 1)):
+        with pytest.raises(ValueError, match="samples of two elements or more"):
+            fastsolve.sample(denoiser, shape, **{**asked, "guidance": Guidance(3.0, rescale=0.5)})
 
 
 def test_sample_takes_guidance() -> None:

@@ -165,6 +165,17 @@ def test_inverses_run_on_every_executor_and_change_nothing_of_the_caller(executo
     assert_bits_equal(z, eager)
 
 
+def test_a_guided_inverse_is_that_of_the_combined_model() -> None:
+    def model(x: Tensor, t: Tensor, shift: float) -> Tensor:
+        return Gaussian().model("vp", "v")(x, t) + shift
+
+    x, asked = Gaussian().draw(3), {"solver": "heun", "steps": 6, "executor": "eager"}
+    given = {"model_kwargs": {"shift": 0.2}, "negative_kwargs": {"shift": -0.1}}
+    z = invert(Denoiser(model, "vp", "v", null={}), x, guidance=2.0, **given, **asked)
+    plain = invert(Denoiser(model, "vp", "v"), x, model_kwargs={"shift": 0.5}, **asked)
+    torch.testing.assert_close(z, plain, rtol=1e-12, atol=1e-12)
+
+
 NOISY = "draws noise, which has no inverse: "
 
 

@@ -235,6 +235,17 @@ def test_guidance_and_arguments_of_the_model() -> None:
     expected = of(lambda x, t: 1.5 * narrow(x, t) - 0.5 * wide(x, t))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(of(denoiser, model_kwargs={"label": "wide"}), of(wide), rtol=0.0, atol=0.0)
+    given = {"model_kwargs": {"label": "narrow"}, "negative_kwargs": {"label": "wide"}}
+    negative = of(Denoiser(model, "ve", "x0", null={}), guidance=1.5, **given)
+    torch.testing.assert_close(negative, found, rtol=0.0, atol=0.0)
+    between = fastsolve.Guidance(lambda node: 1.0 + node.t, interval=(0.3, 0.7))
+
+    def combined(x: Tensor, t: Tensor) -> Tensor:
+        w = 1.0 + t[0].item() if 0.3 <= t[0].item() <= 0.7 else 1.0
+        return w * narrow(x, t) + (1.0 - w) * wide(x, t)
+
+    scheduled = of(denoiser, guidance=between, model_kwargs={"label": "narrow"})
+    torch.testing.assert_close(scheduled, of(combined), rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_left_behind() -> None:
@@ -306,6 +317,15 @@ def test_refusals_before_the_model_is_called(how: dict[str, object], text: str) 
 
     with pytest.raises((ValueError, TypeError), match=text):
         of(never, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["euler_cfg_pp", "dpmpp_2m_cfg_pp"])
+def test_cfg_pp_has_a_likelihood_without_guidance_alone(solver: str) -> None:
+    denoiser = Denoiser(lambda x, t, shift=0.0: PLANE.model("ve")(x, t) + shift, "ve", "x0", null={"shift": 0.1})
+    base = {"euler_cfg_pp": "ddim", "dpmpp_2m_cfg_pp": "dpmpp_2m"}[solver]
+    torch.testing.assert_close(of(denoiser, solver=solver), of(denoiser, solver=base), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=f"guided steps of {solver} are those of no ODE"):
+        of(denoiser, solver=solver, guidance=0.6)
 
 
 def test_refusals_of_x_and_of_models() -> None:

@@ -365,11 +365,24 @@ def test_clip_and_guidance_of_the_run_are_those_of_its_laws() -> None:
     _, found = sampler(seed=3, return_logprob=True, **conditions)
     for k in range(len(found)):
         torch.testing.assert_close(sampler.logprob(*found.stored(k), **conditions), found.logprob[k], rtol=0, atol=5e-3)
+    with pytest.raises(ValueError, match="return_logprob=True goes without callback"):
+        sampler(seed=3, return_logprob=True, callback=print, **conditions)
     hooked = fastsolve.Sampler(denoiser, SHAPE, x0_hook=lambda d, node: d, **asked)
     with pytest.raises(ValueError, match="not part of a transition's law"):
         hooked(seed=3, return_logprob=True)
-    with pytest.raises(ValueError, match="overwritten"):
-        sampler(seed=3, return_logprob=True, overwrite=(torch.ones(3), torch.ones(3)))
+    for blend in ("overwrite", "inpaint"):
+        with pytest.raises(ValueError, match=f"what is known to {blend} is not part of a transition's law"):
+            sampler(seed=3, return_logprob=True, **{blend: (torch.ones(3), torch.ones(3))})
+    several = fastsolve.Sampler(denoiser, SHAPE, guidance=[1.5, 2.0, 4.0], **asked)
+    for call in (
+        lambda: several(return_logprob=True, **conditions),
+        lambda: several.logprob(*found.stored(0), **conditions),
+    ):
+        with pytest.raises(ValueError, match="plans of their own have no common transitions"):
+            call()
+    pp = fastsolve.Sampler(denoiser, SHAPE, **{**asked, "solver": "euler_cfg_pp"}, guidance=0.6, options={"eta": 1.0})
+    with pytest.raises(ValueError, match="euler_cfg_pp takes the unconditional prediction by itself"):
+        pp(return_logprob=True, **conditions)
     ve = Denoiser(lambda x, t: 0.5 * x, "ve", "x0")
     churned = fastsolve.Sampler(ve, SHAPE, solver="euler", grid=[10.0, 5.0, 1.0, 0.0], options={"s_churn": 2.0})
     with pytest.raises(ValueError, match="churn"):
@@ -384,3 +397,16 @@ def test_cut_predictions_have_laws_of_their_own() -> None:
     _, found = sampler(seed=3, return_logprob=True)
     for k in range(len(found)):
         torch.testing.assert_close(sampler.logprob(*found.stored(k)), found.logprob[k], rtol=0, atol=5e-3)
+
+
+def test_samples_may_be_numbers() -> None:
+    made = [
+        fastsolve.Sampler(
+            lambda x, t: 0.5 * x, shape, solver="flow_sde", schedule="flow", prediction="flow", grid=TIMES
+        )
+        for shape in ((3,), (3, 1))
+    ]
+    (x, found), (column, expected) = (sampler(seed=3, return_logprob=True) for sampler in made)
+    torch.testing.assert_close(x, column[:, 0], rtol=0, atol=0)
+    torch.testing.assert_close(found.logprob, expected.logprob)
+    torch.testing.assert_close(made[0].logprob(*found.stored(1)), expected.logprob[1])

@@ -41,21 +41,58 @@ def test_a_part_of_explicit_levels() -> None:
     assert [call.t for call in plan(grid=(0.9, 0.6, 0.3, 0.1), start=1).evals] == [0.6, 0.3]
 
 
-@pytest.mark.parametrize("solver", SINGLE_STEP)
+OF_THE_WHOLE = [
+    *(("ddim", {"eta": 1.0, "window": window}) for window in ((0, 1), (0, 5), (2, 6), (4, 5))),
+    ("euler_ancestral", {"window": (1, 3)}),
+    *((name, {"s_churn": 2.0}) for name in ("euler", "heun", "dpm_solver_2", "seeds2", "dpmpp_2s")),
+]
+
+
+@pytest.mark.parametrize(("solver", "options"), [*((name, {}) for name in SINGLE_STEP), *OF_THE_WHOLE], ids=str)
 @pytest.mark.parametrize("cut", [1, 4])
-def test_two_parts_are_the_whole(solver: str, cut: int) -> None:
+def test_two_parts_are_the_whole(solver: str, options: dict[str, object], cut: int) -> None:
     """The second part draws on where the first has stopped: the same bits, with noise as without."""
     law, x = schedules.get("edm"), 80.0 * torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     nodes = grids.nodes(grids.get(None, law), law, 6)
     model = plane_mixture().model("edm")
 
     def walked(x: torch.Tensor, **part: object) -> torch.Tensor:
-        return fastsolve.sample(model, solver=solver, schedule=law, prediction="x0", steps=6, x_init=x, seed=5, **part)
+        asked = {"schedule": law, "prediction": "x0", "steps": 6, "options": options, **part}
+        return fastsolve.sample(model, solver=solver, x_init=x, seed=5, **asked)
 
     middle = walked(x, stop=cut)
     assert_bits_equal(walked(middle, start=cut), walked(x))
     first = make_plan(solver, schedule=law, steps=6, start=cut).evals[0]
     assert (first.alpha, first.sigma) == (nodes[cut].alpha, nodes[cut].sigma)
+
+
+def test_a_part_draws_on_whatever_the_part_before_it_cannot_do() -> None:
+    """Restarts that lie in the part alone, and a model that could not have begun at alpha = 0."""
+    below = {"intervals": [(3, 2, 0.05, 0.3)]}
+    made = make_plan("restart", schedule="edm", steps=18, start=9, options=below)
+    assert (made.first_draw, made.draws) == (0, 2)
+    above = {"intervals": [(3, 2, 5.0, 20.0), *below["intervals"]], "s_churn": 10.0}
+    whole, first = (make_plan("restart", schedule="edm", steps=18, stop=stop, options=above) for stop in (None, 17))
+    assert whole.draws > 4
+    assert first.first_draw == whole.first_draw == 0
+    table = schedules.VPTable(schedules.zero_terminal_snr(schedules.scaled_linear().alphas_cumprod))
+    made = make_plan("ddim", schedule=table, prediction="eps", steps=20, start=1, options={"eta": 1.0})
+    assert (made.first_draw, made.draws) == (1, 18)
+
+
+def test_a_window_counts_the_steps_of_the_whole_grid() -> None:
+    def noisy(window: tuple[int, int], **part: object) -> list[bool]:
+        made = plan("flow_sde", steps=10, options={"window": window}, **part)
+        return [any(name[0] == "z" for name, _ in row.terms) for op in made.ops[1::2] for row in op.rows]
+
+    whole = noisy((3, 6))
+    assert whole == [3 <= i < 6 for i in range(10)]
+    for part in ({"start": 2}, {"start": 4}, {"start": 7}, {"stop": 2}, {"stop": 5}, {"start": 4, "stop": 5}):
+        assert noisy((3, 6), **part) == whole[part.get("start", 0) : part.get("stop")]
+    with pytest.raises(ValueError, match=r"0 <= first < last <= 10, the steps, not \(3, 11\)"):
+        noisy((3, 11), start=4)
+    made = plan(steps=10, inverse=True, options={"eta": 0.0, "window": (0, 10)})
+    assert made == plan(steps=10, inverse=True, options={"eta": 0.0})
 
 
 def get_timesteps() -> Callable[..., tuple[Tensor, int]]:

@@ -80,7 +80,8 @@ class _Steps:
         for call in calls:
             given, models = [held[slot] for slot in call.x], self.work.models
             if call.function:
-                made = self.work.functions[call.function](*given, call.level, *call.numbers)
+                own = [x.clone() for x in given]  # it may work in place, and a checkpoint gives it its input twice
+                made = self.work.functions[call.function](*own, call.level, *call.numbers)
                 self._check(
                     made,
                     self.setting.shape,
