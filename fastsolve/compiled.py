@@ -23,8 +23,6 @@ from fastsolve.predictions import Prediction
 from fastsolve.program import Program, stacked
 from fastsolve.schedules import Schedule
 
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
-
 
 class Compiled:
     """A model with its plan, the programs of it, and the pool of runs. Its arguments are those of `Sampler`."""
@@ -111,7 +109,9 @@ class Compiled:
         self.graph, self.inverse = graph, inverse
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
-        self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}
+        self._functions = dict(functions.PLAIN)
+        if x0_hook is not None:
+            self._functions["x0"] = functions.hooked(x0_hook)
         self._check_finite = check_finite
         self.program("", False, "", ())  # what cannot be one batch is found here
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import arguments, branches, functions, logprob, watching
+from fastsolve import arguments, branches, logprob, watching
 from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
@@ -19,8 +19,6 @@ from fastsolve.executors.run import Work, bound
 from fastsolve.logprob import Transitions
 from fastsolve.program import Program
 from fastsolve.watching import At, Callback, Running, Step
-
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
 
 
 class Sampler(Compiled):
