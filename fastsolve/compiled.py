@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from types import MethodType
@@ -109,7 +110,8 @@ class Compiled:
         self.graph, self.inverse = graph, inverse
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
-        self._functions = dict(functions.PLAIN)
+        launched = self.executor.name in ("fused", "cuda") and importlib.util.find_spec("triton") is not None
+        self._functions = dict(functions.LAUNCHED if launched else functions.PLAIN)
         if x0_hook is not None:
             self._functions["x0"] = functions.hooked(x0_hook)
         self._check_finite = check_finite

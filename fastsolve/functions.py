@@ -82,6 +82,40 @@ def _sizes(x: Tensor, size: Callable[..., Tensor]) -> Tensor:
 PLAIN: dict[str, Callable[..., Tensor]] = {"rescale": rescale, "apg": apg, "apg_momentum": apg_momentum}
 
 
+def _rescale_launched(x: Tensor, conditional: Tensor, unconditional: Tensor, level: Level, *numbers: float) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.rescale(x, conditional, unconditional, *numbers)
+    return rescale(x, conditional, unconditional, level, *numbers)
+
+
+def _apg_launched(x: Tensor, conditional: Tensor, unconditional: Tensor, level: Level, *numbers: float) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.project(x, conditional, unconditional, None, *numbers)
+    return apg(x, conditional, unconditional, level, *numbers)
+
+
+def _apg_momentum_launched(
+    x: Tensor, conditional: Tensor, unconditional: Tensor, average: Tensor, level: Level, *numbers: float
+) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.project(x, conditional, unconditional, average, *numbers)
+    return apg_momentum(x, conditional, unconditional, average, level, *numbers)
+
+
+# The same in one launch each, by Triton: for float32 states, without gradients, and plain for samples that are too large for it.
+LAUNCHED: dict[str, Callable[..., Tensor]] = {
+    "rescale": _rescale_launched,
+    "apg": _apg_launched,
+    "apg_momentum": _apg_momentum_launched,
+}
+
+
 def hooked(hook: Hook) -> Callable[..., Tensor]:
     """The caller's function of (x0, node) as a plan calls it."""
 
