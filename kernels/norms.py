@@ -6,9 +6,8 @@
 
 c and u are the raw outputs, conditional and not. A program goes over its sample in blocks: twice for sums, or once, and once more to
 write, with the same sum of terms at every turn. A deviation is from the mean, which is known by then, so that a large mean costs
-no digits. Sums are float32, an accumulator for each place in a block, then over the block, in an order that depends on the size of
-a sample and on whether all tensors start on 16 bytes: not on the batch. Quotients and roots are correctly rounded; given the sums
-all else is plain torch's formula, term by term.
+no digits. Sums are float32, an accumulator for each place in a block, then float64 over the block, in an order that depends on the
+size of a sample and on whether all tensors start on 16 bytes: not on the batch. Given these all else is plain torch's formula.
 
 Bytes per element, of which all but the first reading come from L2: rescale 3 (c + u) + x + 4, project 2 (c + u + x + average) + 4.
 Tensors are [batch, size], contiguous, x, average and out of float32, c and u of float32, bfloat16 or float16.
@@ -34,6 +33,12 @@ def _read(tensor, at, inside, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _sum(x):
+    # Of float32 numbers that are alike, the roundings of their sums are too. There are few sums left, so this costs little.
+    return tl.sum(x.to(tl.float64))
+
+
+@triton.jit
 def _guided(conditional, unconditional, at, inside, w, WIDTH: tl.constexpr):
     """The conditional and the guided raw output."""
     one, other = _read(conditional, at, inside, WIDTH), _read(unconditional, at, inside, WIDTH)
@@ -55,8 +60,8 @@ def rescale_samples(out, x, conditional, unconditional, a, b, w, phi, size: tl.i
         one, guided = _guided(conditional, unconditional, at, at < end, w, WIDTH)
         ones += one
         guides += guided
-    count = size.to(tl.float32)
-    mean, guided_mean = tl.div_rn(tl.sum(ones), count), tl.div_rn(tl.sum(guides), count)
+    count = size.to(tl.float64)
+    mean, guided_mean = (_sum(ones) / count).to(tl.float32), (_sum(guides) / count).to(tl.float32)
     ones, guides = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     for start in range(0, end, BLOCK):
         at = start + place
@@ -65,8 +70,7 @@ def rescale_samples(out, x, conditional, unconditional, a, b, w, phi, size: tl.i
         ones += one * one
         guides += guided * guided
     # Of both the sum is of as many squares: what a variance divides by is in neither.
-    ratio = tl.div_rn(tl.sqrt_rn(tl.sum(ones)), tl.sqrt_rn(tl.sum(guides)))
-    factor = phi * ratio + (1.0 - phi)
+    factor = (phi * tl.sqrt(_sum(ones) / _sum(guides)) + (1.0 - phi)).to(tl.float32)
     for start in range(0, end, BLOCK):
         at = start + place
         _, guided = _guided(conditional, unconditional, at, at < end, w, WIDTH)
@@ -103,9 +107,9 @@ def project_samples(out, x, conditional, unconditional, average, a, b, w, eta, t
         squares += d0 * d0
         theirs += d * d
         products += d0 * d
-    short = tl.minimum(tl.div_rn(threshold, tl.sqrt_rn(tl.sum(theirs))), 1.0)
-    short = tl.where(threshold > 0.0, short, 1.0)
-    along = (1.0 - eta) * (short * tl.div_rn(tl.sum(products), tl.sum(squares)))
+    short = tl.where(threshold > 0.0, tl.minimum(threshold / tl.sqrt(_sum(theirs)), 1.0), 1.0)
+    along = ((1.0 - eta) * short * (_sum(products) / _sum(squares))).to(tl.float32)
+    short = short.to(tl.float32)
     for start in range(0, end, BLOCK):
         at = start + place
         d0, d = _parts(x, conditional, unconditional, average, at, at < end, a, b, momentum, WIDTH)
@@ -120,7 +124,7 @@ def fits(x: Tensor) -> bool:
 
 def rescale(x: Tensor, conditional: Tensor, unconditional: Tensor, a: float, b: float, w: float, phi: float) -> Tensor:
     """Guidance with the standard deviation of the conditional output, by phi, on the current stream of the current device."""
-    return _launched(rescale_samples, (x, conditional, unconditional), (a, b, w, phi))
+    return _launched(rescale_samples, 2, (x, conditional, unconditional), (a, b, w, phi))
 
 
 def project(
@@ -137,10 +141,11 @@ def project(
 ) -> Tensor:
     """Guidance orthogonal to the conditional prediction, with eta of the rest, on the current stream of the current device."""
     numbers = (a, b, w, eta, threshold, momentum)
-    return _launched(project_samples, (x, conditional, unconditional, average), numbers)
+    return _launched(project_samples, 3 if average is None else 4, (x, conditional, unconditional, average), numbers)
 
 
-def _launched(kernel: Any, tensors: tuple[Tensor | None, ...], numbers: tuple[float, ...]) -> Tensor:
+def _launched(kernel: Any, read: int, tensors: tuple[Tensor | None, ...], numbers: tuple[float, ...]) -> Tensor:
+    """read: so many tensors for sums."""
     x = tensors[0]
     assert x is not None
     out = torch.empty_like(x)
@@ -150,6 +155,6 @@ def _launched(kernel: Any, tensors: tuple[Tensor | None, ...], numbers: tuple[fl
         target = None if tiles.INTERPRETING else triton.runtime.driver.active.get_current_target()
         # By 8: the second half of a doubled batch of 16 bits starts on 16 bytes as well, whatever the batch.
         even = size % 8 == 0 and not bound.uneven(*(t.data_ptr() for t in (out, *tensors) if t is not None))
-        block, width, warps = tiles.whole_samples(size, even, target)
+        block, width, warps = tiles.whole_samples(size, read, even, target)
         kernel[(batch,)](out, *tensors, *numbers, size, block, width, num_warps=warps, enable_fp_fusion=False)
     return out
