@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -23,8 +24,6 @@ from fastsolve.planner import make_plan
 from fastsolve.predictions import Prediction
 from fastsolve.program import Program, stacked
 from fastsolve.schedules import Schedule
-
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"rescale": functions.rescale, "apg": functions.apg}
 
 
 class Compiled:
@@ -116,7 +115,10 @@ class Compiled:
         self.graph, self.inverse, self.guidance = graph, inverse, guidance
         self._pool = executors.runs(self.executor.name, graph, self.setting)
         self._programs: dict[tuple[object, ...], Program] = {}
-        self._functions = dict(_FUNCTIONS) if x0_hook is None else {**_FUNCTIONS, "x0": functions.hooked(x0_hook)}
+        launched = self.executor.name in ("fused", "cuda") and importlib.util.find_spec("triton") is not None
+        self._functions = dict(functions.LAUNCHED if launched else functions.PLAIN)
+        if x0_hook is not None:
+            self._functions["x0"] = functions.hooked(x0_hook)
         self._check_finite = check_finite
         self.program("", False, "", ())  # what cannot be one batch is found here
 

@@ -101,8 +101,8 @@ class Controls:
             phi = guidance.rescale
             return (w, 1.0 - w), "rescale", lambda a, b: (a, b, w, phi)
         if guidance.apg:
-            eta, threshold = guidance.apg.eta, guidance.apg.norm_threshold
-            return (w, 1.0 - w), "apg", lambda a, b: (w, eta, threshold)
+            eta, threshold, momentum = guidance.apg.eta, guidance.apg.norm_threshold, guidance.apg.momentum
+            return (w, 1.0 - w), "apg", lambda a, b: (a, b, w, eta, threshold, momentum)
         return (w, 1.0 - w), None, _none  # w = 0 still asks both: the branches stay in order
 
     def plain(self, node: Node) -> tuple[float, float]:

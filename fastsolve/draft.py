@@ -67,25 +67,22 @@ class Draft:
             plain = self.keep(Form(({x: a} if a else {}) | outputs))
         if function is not None:
             inputs = (x, *raw_names(call))
-            if function == "apg":
-                inputs = self._averaged(a, b, inputs, controls.momentum)
+            if controls.momentum and (before := self._averaged(b, raw_names(call), controls.momentum)):
+                function, inputs = "apg_momentum", (*inputs, *before)
             d = self._applied(Apply("", function, inputs, *level, numbers(a, b), controls.clip))
         if controls.hooked:
             made = self._flush(self._tensor(Form({d: 1.0})))
             d = self._applied(Apply("", "x0", (made,), *level))
         return Form({d: 1.0}), plain if len(weights) > 1 else Form({d: 1.0})
 
-    def _averaged(self, a: float, b: float, names: tuple[str, ...], momentum: float) -> tuple[str, ...]:
-        """The conditional prediction and the running sum of differences, as tensors."""
-        x, conditional, unconditional = names
-        prediction = merge({conditional: b}, [(x, a)] if a else [])
+    def _averaged(self, b: float, names: Sequence[str], momentum: float) -> tuple[str, ...]:
+        """The running sum of differences as it was before a call, if there was one; with the call's own it is the next update's."""
+        before, (conditional, unconditional) = self._average, names
         difference = Form({conditional: b, unconditional: -b})
-        if self._average is not None:
-            difference = difference + momentum * self._average
+        if before is not None:
+            difference = difference + momentum * before
         self._average = Form({self._tensor(difference): 1.0})
-        made = self._tensor(Form(prediction)), *self._average.terms
-        self._flush("")
-        return made
+        return () if before is None else tuple(before.terms)
 
     def _applied(self, call: Apply) -> str:
         call = call._replace(d=f"d{self._calls}")

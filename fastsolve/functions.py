@@ -27,11 +27,45 @@ def rescale(
     return a * x + b * guided * (phi * ratio + (1.0 - phi))
 
 
-def apg(conditional: Tensor, difference: Tensor, level: Level, w: float, eta: float, threshold: float) -> Tensor:
+def apg(
+    x: Tensor,
+    conditional: Tensor,
+    unconditional: Tensor,
+    level: Level,
+    a: float,
+    b: float,
+    w: float,
+    eta: float,
+    threshold: float,
+    momentum: float,
+) -> Tensor:
     """Guidance along the part of the difference that is orthogonal to the conditional prediction, per sample, and eta of the rest.
 
-    Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
+    Sadat et al. 2024 (arXiv 2410.02416), algorithm 1, at its first call; predictions are a * x + b * raw.
     """
+    one, other = conditional.to(x.dtype), unconditional.to(x.dtype)
+    return _projected(a * x + b * one, b * (one - other), w, eta, threshold)
+
+
+def apg_momentum(
+    x: Tensor,
+    conditional: Tensor,
+    unconditional: Tensor,
+    average: Tensor,
+    level: Level,
+    a: float,
+    b: float,
+    w: float,
+    eta: float,
+    threshold: float,
+    momentum: float,
+) -> Tensor:
+    """The same at a later call, where the difference has momentum times the running sum of those before."""
+    one, other = conditional.to(x.dtype), unconditional.to(x.dtype)
+    return _projected(a * x + b * one, b * (one - other) + momentum * average, w, eta, threshold)
+
+
+def _projected(conditional: Tensor, difference: Tensor, w: float, eta: float, threshold: float) -> Tensor:
     if threshold:
         difference = difference * (threshold / _sizes(difference, torch.linalg.vector_norm)).clamp(max=1.0)
     unit = conditional / _sizes(conditional, torch.linalg.vector_norm).clamp(min=1e-12)  # 0 has no direction
@@ -42,6 +76,44 @@ def apg(conditional: Tensor, difference: Tensor, level: Level, w: float, eta: fl
 def _sizes(x: Tensor, size: Callable[..., Tensor]) -> Tensor:
     """A number for each sample, [B, 1, ...]."""
     return size(x.reshape(len(x), -1), dim=1).reshape(-1, *[1] * (x.dim() - 1))  # also where a sample is one number
+
+
+# By the names that plans have for them: differentiable, on any device, in any dtype.
+PLAIN: dict[str, Callable[..., Tensor]] = {"rescale": rescale, "apg": apg, "apg_momentum": apg_momentum}
+
+
+def _rescale_launched(x: Tensor, conditional: Tensor, unconditional: Tensor, level: Level, *numbers: float) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.rescale(x, conditional, unconditional, *numbers)
+    return rescale(x, conditional, unconditional, level, *numbers)
+
+
+def _apg_launched(x: Tensor, conditional: Tensor, unconditional: Tensor, level: Level, *numbers: float) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.project(x, conditional, unconditional, None, *numbers)
+    return apg(x, conditional, unconditional, level, *numbers)
+
+
+def _apg_momentum_launched(
+    x: Tensor, conditional: Tensor, unconditional: Tensor, average: Tensor, level: Level, *numbers: float
+) -> Tensor:
+    from fastsolve.kernels import norms
+
+    if norms.fits(x):
+        return norms.project(x, conditional, unconditional, average, *numbers)
+    return apg_momentum(x, conditional, unconditional, average, level, *numbers)
+
+
+# The same in one launch each, by Triton: for float32 states, without gradients, and plain for samples that are too large for it.
+LAUNCHED: dict[str, Callable[..., Tensor]] = {
+    "rescale": _rescale_launched,
+    "apg": _apg_launched,
+    "apg_momentum": _apg_momentum_launched,
+}
 
 
 def hooked(hook: Hook) -> Callable[..., Tensor]:

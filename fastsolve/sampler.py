@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import arguments, branches, logprob, watching
+from fastsolve import arguments, branches, functions, logprob, watching
 from fastsolve.arguments import Asked
 from fastsolve.compiled import Compiled
 from fastsolve.executors import Given
@@ -112,7 +112,8 @@ class Sampler(Compiled):
 
     def _differentiable(self, checkpoint: bool, on_call: Callable[[], object] | None, given: Asked) -> Tensor:
         program, models, all_of = self._given((), given)
-        work = Work(bound(models, all_of.arguments), all_of.start, all_of.noise, all_of.blend, all_of.functions)
+        plain = {**all_of.functions, **functions.PLAIN}
+        work = Work(bound(models, all_of.arguments), all_of.start, all_of.noise, all_of.blend, plain)
         with _on(self.setting.device):
             return function(program, self.setting, work, all_of.seeds, checkpoint, self._check_finite, on_call)
 

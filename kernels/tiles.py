@@ -24,6 +24,11 @@ INTERPRETING: bool = triton.knobs.runtime.interpret
 
 _THREADS = 128
 
+# Elements of the largest sample that one program goes over (norms.py); not measured. At 4096 to 8192 elements and a microsecond a
+# turn, a sample of 2^18 takes near 0.1 ms three times over, while most of a GPU may wait; the ten operators that do the same
+# use all of it, and take as long for their launches alone. It must not depend on the batch: nor may a sample's bits.
+LARGEST_SAMPLE = 2**18
+
 
 class Tile(NamedTuple):
     """A program does `block` elements in vectors, or `strip` elements singly (see update.py)."""
@@ -47,3 +52,14 @@ def choose(itemsizes: set[int], n_sources: int, n_draws: int, n_rows: int, targe
     width = 8 if several and itemsizes == {2} else 4
     block = _THREADS * (8 if several else 4)
     return Tile(block, width, _THREADS, target.backend == "cuda", _THREADS // target.warp_size)
+
+
+def whole_samples(size: int, n_tensors: int, even: bool, target: Any) -> tuple[int, int, int]:
+    """Block, width and warps of a program that goes over a whole sample (norms.py); not measured.
+
+    n_tensors: read for its sums. even: in vectors. At most 1024 threads, which then have 64 registers each: enough for 8 elements
+    in two vectors of two tensors, or 4 of any; as many bytes are on their way.
+    """
+    width, turn = (4 if even else 1), (8 if even and n_tensors == 2 else 4)
+    threads = min(max(triton.next_power_of_2(size) // turn, _THREADS), 1024)
+    return turn * threads, width, 1 if target is None else threads // target.warp_size

@@ -35,7 +35,7 @@ _BFLOAT16_BY_BITS: tl.constexpr = tl.constexpr(tiles.INTERPRETING)
 
 
 @triton.jit
-def _widened(x):
+def widened(x):
     if x.dtype == tl.bfloat16:
         # One instruction for either half of a register, where a cast is two for the upper; and subnormals stay, interpreted too.
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
@@ -60,7 +60,7 @@ def _read(sources, at, inside, WIDTH: tl.constexpr):
     for i in tl.static_range(len(sources)):
         # The hint must stand on the sum itself, and in the function that makes it: else Triton reads one element at a time.
         place = tl.multiple_of(sources[i] + at, WIDTH * sources[i].dtype.element_ty.primitive_bitwidth // 8)
-        values = values + (_widened(tl.load(place, mask=inside)),)
+        values = values + (widened(tl.load(place, mask=inside)),)
     return values
 
 

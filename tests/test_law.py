@@ -66,7 +66,7 @@ LAW = {
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
     "branches": Row("denoiser"),
     "budgets": Row("arguments"),
-    "functions": Row("schedules"),
+    "functions": Row("kernels schedules"),
     "watching": Row("plan sampler schedules"),
     "memo": Row("denoiser"),
     "logprob": Row("branches denoiser ops plan transitions"),
