@@ -24,10 +24,13 @@ SCHEDULES = {"ddpm": "vp"}  # takes no other
 OPTIONS: dict[str, dict[str, object]] = {"restart": {"intervals": [(3, 2, 0.06, 0.3)]}}
 # "guided": the model in bfloat16, called twice, with a cast input and odd sizes. "given": start and draws are the caller's. "again":
 # the second run of a sampler; the first one makes its buffers and tables before it calls the model. "doubled": guided, by one call on a
-# doubled batch. "edited": cut and inpainted data predictions, seen by a callback. "overwritten": what the model sees.
+# doubled batch. "edited": cut and inpainted data predictions, seen by a callback. "overwritten": what the model sees. "rescaled",
+# "projected": guidance that is not linear, one launch more.
 RUNS = [(name, kind) for name in fastsolve.list_solvers() for kind in ("plain", "guided")]
 RUNS += [(name, kind) for name in ("seeds3", "tada") for kind in ("given", "again")]
 RUNS += [(name, kind) for name in ("seeds3", "dpmpp_2m") for kind in ("doubled", "edited", "overwritten")]
+RUNS += [(name, kind) for name in ("seeds3", "dpmpp_2m") for kind in ("rescaled", "projected")]
+NORMS = {"rescaled": "rescale_samples", "projected": "project_samples"}
 DRIVEN = ("dpmpp_2m", "seeds3")  # compiled for an sm_90, a second or two for each pattern
 KINDS = ("launches", "uploads", "waits", "free", "host")
 INTERPRETED = ("launches", "uploads", "waits", "host")  # Triton's public way may take views of the tables
@@ -88,10 +91,13 @@ def ids(run: tuple[str, str]) -> str:
 @pytest.mark.parametrize("run", RUNS, ids=ids)
 def test_between_calls_there_is_one_launch_and_nothing_else(run: tuple[str, str], results: dict) -> None:
     got = results[ids(run)]
-    gaps, branches = got["gaps"][1:], 2 if run[1] == "guided" else 1
+    gaps, branches = got["gaps"][1:], 2 if run[1] in ("guided", *NORMS) else 1
     assert len(gaps) == branches * got["nfe"]
     for number, gap in enumerate(gaps, start=1):
-        assert not faults(gap, number % branches == 0, INTERPRETED), f"after call {number} of the model"
+        last = number % branches == 0
+        if run[1] in NORMS:
+            assert gap["launches"].pop(NORMS[run[1]], 0) == last, f"after call {number} of the model"
+        assert not faults(gap, last, INTERPRETED), f"after call {number} of the model"
 
 
 @pytest.mark.parametrize("name", DRIVEN)
@@ -116,7 +122,7 @@ def test_a_launch_touches_its_tensors_once(run: tuple[str, str], results: dict) 
     assert [gap["moved"] for gap in got["gaps"]] == [got["bytes"][0] + seeds, *got["bytes"][1:]]
 
 
-@pytest.mark.parametrize("run", RUNS, ids=ids)
+@pytest.mark.parametrize("run", [run for run in RUNS if run[1] not in NORMS], ids=ids)
 def test_the_emulated_device_computes_what_the_cpu_does(run: tuple[str, str], results: dict) -> None:
     assert results[ids(run)]["same bits"]
 
@@ -139,7 +145,7 @@ if __name__ == "__main__":
     from torch import Tensor
 
     import emulated
-    from fastsolve import Denoiser, Sampler, executors
+    from fastsolve import APG, Denoiser, Guidance, Sampler, executors
     from fastsolve.executors.run import Backend
     from fastsolve.lower import lower
     from stub import Stub
@@ -149,7 +155,9 @@ if __name__ == "__main__":
         return x * 0.625 - bias
 
     def sampler(name: str, kind: str, device: torch.device, executor: str, watch: Callable = lambda f: f) -> Sampler:
-        dtype, null = (torch.bfloat16, {"bias": 0.125}) if kind in ("guided", "doubled") else (None, None)
+        guided = kind in ("guided", "doubled", *NORMS)
+        dtype, null = (torch.bfloat16, {"bias": 0.125}) if guided else (None, None)
+        guidance = {"rescaled": Guidance(3.0, rescale=0.7), "projected": Guidance(3.0, apg=APG(0.0, -0.5, 2.5))}
         schedule = SCHEDULES.get(name, "edm")
         denoiser = Denoiser(
             watch(model), schedule, "v", device=device, dtype=dtype, null=null, doubles=kind == "doubled"
@@ -161,7 +169,7 @@ if __name__ == "__main__":
             solver=name,
             steps=3,
             options=OPTIONS.get(name),
-            guidance=3.0 if null else None,
+            guidance=guidance.get(kind, 3.0) if null else None,
             clip=0.5 if kind == "edited" else None,
             executor=executor,
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fused_runs
 from bits import assert_bits_equal
-from fastsolve import Denoiser, Sampler, executors, philox
+from fastsolve import APG, Denoiser, Guidance, Sampler, executors, philox
 from fastsolve.executors import Setting
 from fastsolve.program import Launch, Mid, Program, Row, Slot
 from updates import blend, clip, placed
@@ -334,6 +334,27 @@ def test_threads_with_streams_of_their_own(shared: bool) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("guidance", [Guidance(3.0, rescale=0.7), Guidance(3.0, apg=APG(0.2, -0.5, 40.0))], ids=str)
+@pytest.mark.parametrize("size", [63, 4096, 2**18])
+def test_guidance_by_sums_has_its_bits_in_every_batch_and_graph(executor: str, size: int, guidance: Guidance) -> None:
+    """And at most twice the error of plain torch."""
+
+    def model(x: Tensor, t: Tensor, y: float) -> Tensor:
+        return x * 0.625 - x.flip(-1) * y + 0.25 * y
+
+    def run(batch: int, executor: str, graph: str, dtype: torch.dtype = F32) -> Tensor:
+        denoiser = Denoiser(model, "flow", "flow", null={"y": 0.0}, device="cuda")
+        usual = {"solver": "dpmpp_2m", "steps": 4, "guidance": guidance, "executor": executor, "dtype": dtype}
+        sampler = Sampler(denoiser, (batch, size), graph=graph, **usual)
+        return [sampler(seed=3, model_kwargs={"y": 0.5}) for _ in range(3)][-1]  # with a graph, a replay
+
+    got = run(3, executor, "require")
+    assert_bits_equal(got, run(3, executor, "off"))
+    assert_bits_equal(got[:1], run(1, executor, "require"))
+    plain, exact = (run(3, "eager", "off", dtype).double() for dtype in (F32, torch.float64))
+    assert (got.double() - exact).abs().max() <= 2 * (plain - exact).abs().max()
 
 
 class Net(torch.nn.Module):

@@ -82,6 +82,8 @@ CASES = [
 ]
 RUNS = [(case, target) for case in CASES for target in case.targets]
 NVIDIA = [(case, target) for case, target in RUNS if target.startswith("sm_")]
+# Guidance by sums over a sample (norms.py): the kernel, type of the raw outputs, size of a sample.
+SAMPLES = list(itertools.product(("rescale", "project", "momentum"), (F, B), (1001, 2**18), TARGETS))
 
 
 def ids(runs: list[tuple[Case, str]]) -> list[str]:
@@ -132,6 +134,21 @@ def test_machine_code_is_lean(case: Case, target: str, figures) -> None:
         assert got["per element"] <= case.per_element
 
 
+@pytest.mark.parametrize(("kind", "raw", "size", "target"), SAMPLES)
+def test_sums_over_a_sample_are_lean(kind: str, raw: str, size: int, target: str, figures) -> None:
+    """Vectors where a sample is a multiple of them; memory between threads for what is summed over them alone."""
+    got = figures[f"{kind} {raw} {size} {target}"]
+    print(got)  # noqa: T201
+    assert got["fma"] == 0
+    assert got["shared"] <= 8 * 32  # a float64 of each warp
+    if size % 8 == 0:
+        assert got["128-bit loads"] > 0
+        assert got["narrower loads"] == 0
+    if "registers" in got:
+        assert got["registers"] <= 64
+        assert got["stack"] == got["local"] == 0
+
+
 @pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm_")])
 def test_the_square_root_is_that_of_ptxas(target: str, figures) -> None:
     """What square_root(x) computes is what sqrt.rn.f32 does, IEEE-754's root, for an x that needs no scaling."""
@@ -148,7 +165,7 @@ if __name__ == "__main__":
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fastsolve.kernels import tiles
+    from fastsolve.kernels import norms, tiles
     from fastsolve.kernels.philox import square_root
     from fastsolve.kernels.update import update
 
@@ -220,6 +237,37 @@ if __name__ == "__main__":
             got["per element"] = len(full) / (tile.block / (32 * tile.warps))
         return got
 
+    def summed(kind: str, raw: str, size: int, target: str) -> dict[str, float]:
+        gpu = GPUTarget(*TARGETS[target])
+        n_tensors = {"rescale": 2, "project": 3, "momentum": 4}[kind]
+        block, width, warps = tiles.whole_samples(size, n_tensors, size % 8 == 0, gpu)
+        kernel = norms.rescale_samples if kind == "rescale" else norms.project_samples
+        tensors = {"conditional": "*" + raw, "unconditional": "*" + raw} | dict.fromkeys(
+            ("out", "x", "average"), "*" + F
+        )
+        types = dict.fromkeys(kernel.arg_names, F) | tensors | {"size": "i32"}
+        constants = {"BLOCK": block, "WIDTH": width} | ({"average": None} if kind == "project" else {})
+        made = compiled(kernel, types, constants, gpu, warps)
+        got = {"shared": made.metadata.shared}
+        if target == "gfx942":
+            text = made.asm["amdgcn"]
+            got["fma"] = len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|mad|mac)_f32", text))
+            loads = re.findall(r"\bglobal_load_(\w+)", text)
+            wide, vectors = "dwordx4", ("dwordx4", "dwordx2")
+        else:
+            got["fma"] = made.asm["ptx"].count("fma.rn.f32")
+            loads = re.findall(r"\bld\.global\S*?(v\d\.b32|b\d+)", made.asm["ptx"])
+            wide, vectors = "v4.b32", ("v4.b32", "v2.b32")
+            if CUOBJDUMP.exists():
+                resources, code = machine_code(made.asm["cubin"])
+                spills = sum(bool(re.search(r"\b(LDL|STL)\b", line)) for _, line in code)
+                got |= {
+                    "registers": resources["reg"],
+                    "stack": resources["stack"],
+                    "local": resources["local"] + spills,
+                }
+        return got | {"128-bit loads": loads.count(wide), "narrower loads": sum(load not in vectors for load in loads)}
+
     def stored(ptx: bool, target: str) -> str:
         """The formula of what `root` stores, from its machine code, on the way without a call."""
         if not CUOBJDUMP.exists():
@@ -246,6 +294,7 @@ if __name__ == "__main__":
 
     folder = Path(sys.argv[1])
     results = {f"{case.name}-{target}": measure(case, target) for case, target in RUNS}
+    results |= {" ".join(map(str, case)): summed(*case) for case in SAMPLES}
     for name, ptx in (("our root", True), ("their root", False)):
         results |= {f"{name}-{target}": stored(ptx, target) for target in TARGETS if target.startswith("sm_")}
     (folder / "figures.json").write_text(json.dumps(results))

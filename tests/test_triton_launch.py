@@ -78,6 +78,11 @@ def test_a_program_launches_on_the_tensors_of_its_slots(notes: dict[str, Any]) -
         assert got == want, f"{name}, run {run}, launch {index}"
 
 
+def test_guidance_by_sums_is_compiled_once_whatever_its_numbers_batch_and_size(notes: dict[str, Any]) -> None:
+    """Of each kind two: in vectors and not. Sizes of one block are the same code, 1 and multiples of 16 too."""
+    assert notes["norms"] == {"launched": 3 * 3 * 2 * 5, "compiled": 3 * 2}
+
+
 def test_without_those_names_of_triton_there_is_no_bound_launch() -> None:
     bound = pytest.importorskip("fastsolve.kernels.bound")
     assert bound.launch(object(), 0, ((1, 1), ()), ((1, 1), ())) is None
@@ -107,7 +112,7 @@ if __name__ == "__main__":
     from fastsolve import make_plan
     from fastsolve.executors.fused import Fused
     from fastsolve.executors.run import Setting
-    from fastsolve.kernels import bound
+    from fastsolve.kernels import bound, norms
     from fastsolve.kernels.update import MOST_SAMPLES, Update
     from fastsolve.lower import lower
 
@@ -207,6 +212,17 @@ if __name__ == "__main__":
                     rows.append([f"{name} {dtype}", run, index, want, driver.launched[-1][5:8]])
         return rows
 
+    def guidance(driver: Driver) -> dict[str, int]:
+        """What is launched and compiled for some numbers, of which 0 and 1 are Triton's favourites, batches and sizes."""
+        before = len(driver.launched), len(driver.loaded)
+        for w, batch, size in itertools.product((0.0, 1.0, 7.5), (1, 3), (1, 63, 501, 8, 496)):
+            x, one, other = torch.empty(batch, size), *torch.empty(2, batch, size, dtype=torch.bfloat16).unbind()
+            one, other = one.clone(), other.clone()  # on 16 bytes
+            norms.rescale(x, one, other, 0.0, 1.0, w, 1.0)
+            norms.project(x, one, other, None, 0.0, 1.0, w, 0.0, 1.0, 0.0)
+            norms.project(x, one, other, x, 0.0, 1.0, w, 0.0, 1.0, 0.0)
+        return {"launched": len(driver.launched) - before[0], "compiled": len(driver.loaded) - before[1]}
+
     table, draws, seeds = torch.zeros(64), torch.zeros(8, 2, dtype=torch.int32), torch.zeros(4, dtype=torch.int64)
     kept: dict[str, Any] = {}
     driver = Driver()
@@ -217,6 +233,7 @@ if __name__ == "__main__":
         "launches": len(driver.launched),
         "grids": grids,
         "programs": programs(driver),
+        "norms": guidance(driver),
     }
     driver.stream, bound.launch = 0, lambda *arguments: None
     notes["pairs"] = [
