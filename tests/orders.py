@@ -25,7 +25,7 @@ STEPS = (64, 128, 256)
 START = torch.tensor([[1.2, -2.0], [-3.0, 0.7], [0.4, 2.6], [2.0, 2.0]], dtype=torch.float64)
 # Their eta is DDIM's, so they add eta^2 of the reverse SDE's noise: a step of the ODE to below the next level, and noise up to it.
 DOWN_AND_UP = {
-    *("ddim", "euler_ancestral", "dpmpp_sde", "res_multistep"),
+    *("ddim", "euler_ancestral", "euler_cfg_pp", "dpmpp_sde", "res_multistep"),
     *("ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"),
 }
 
