@@ -1,5 +1,6 @@
 # One virtual environment, .venv, shared by every target; a step runs again only when what it was made from has changed.
 # Without make:  python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ".[dev]" && .venv/bin/python -m pytest
+# Tests are dealt out to two processes, by whole files: a file builds its fixtures once.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,8 +16,8 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 demo: $(VENV)/demo.done  ## pip install -c constraints.txt -e ".[demo]" && fastsolve demo
 	$(BIN)/fastsolve demo
 
-test: $(VENV)/dev.done  ## pip install -c constraints.txt -e ".[dev]" && python -m pytest
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.done  ## pip install -c constraints.txt -e ".[dev]" && python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check

@@ -108,7 +108,7 @@ def project_samples(out, x, conditional, unconditional, average, a, b, w, eta, t
         theirs += d * d
         products += d0 * d
     short = tl.where(threshold > 0.0, tl.minimum(threshold / tl.sqrt(_sum(theirs)), 1.0), 1.0)
-    along = ((1.0 - eta) * short * (_sum(products) / _sum(squares))).to(tl.float32)
+    along = ((1.0 - eta) * short * (_sum(products) / tl.maximum(_sum(squares), 1e-24))).to(tl.float32)
     short = short.to(tl.float32)
     for start in range(0, end, BLOCK):
         at = start + place

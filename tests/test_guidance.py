@@ -210,13 +210,15 @@ def test_projected_guidance_with_all_of_the_parallel_part_is_plain() -> None:
 
 
 def test_projected_guidance_of_a_prediction_that_is_zero_is_finite() -> None:
-    zero = torch.zeros(2, 3)
-    assert_bits_equal(functions.apg(zero, torch.ones(2, 3), (0.5, 0.5, 0.5), 3.0, 0.0, 0.0), torch.full((2, 3), 2.0))
+    zero, level = torch.zeros(2, 3), (0.5, 0.5, 0.5)
+    got = functions.apg(zero, zero, -torch.ones(2, 3), level, 0.0, 1.0, 3.0, 0.0, 0.0, 0.0)
+    assert_bits_equal(got, torch.full((2, 3), 2.0))
 
 
 def test_a_sample_of_one_number_is_projected_by_itself() -> None:
     one, difference = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 1.0, -0.25])
-    got = functions.apg(one, difference, (0.5, 0.5, 0.5), 3.0, 0.25, 0.0)
+    level = (0.5, 0.5, 0.5)
+    got = functions.apg(one, one, one - difference, level, 0.0, 1.0, 3.0, 0.25, 0.0, 0.0)
     torch.testing.assert_close(got, one + 2.0 * 0.25 * difference)  # all of it is parallel
 
 

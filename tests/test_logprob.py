@@ -365,7 +365,7 @@ def test_clip_and_guidance_of_the_run_are_those_of_its_laws() -> None:
     _, found = sampler(seed=3, return_logprob=True, **conditions)
     for k in range(len(found)):
         torch.testing.assert_close(sampler.logprob(*found.stored(k), **conditions), found.logprob[k], rtol=0, atol=5e-3)
-    with pytest.raises(ValueError, match="return_logprob=True goes without callback"):
+    with pytest.raises(ValueError, match="goes without callback"):
         sampler(seed=3, return_logprob=True, callback=print, **conditions)
     hooked = fastsolve.Sampler(denoiser, SHAPE, x0_hook=lambda d, node: d, **asked)
     with pytest.raises(ValueError, match="not part of a transition's law"):

@@ -181,7 +181,7 @@ def test_a_reused_output_is_read_by_the_launch_after_its_call_alone(case: Case, 
 def test_what_the_caller_gives_is_not_drawn(name: str) -> None:
     plan = fastsolve.make_plan(name, schedule="ve", steps=4, options=Case(name).where(eta=1.0))
     streams = {
-        (bool(given), noise): {s for launch in lower(plan, given=given, noise=noise).launches for s, _ in launch.draws}
+        (given, noise): {s for launch in lower(plan, given=given, noise=noise).launches for s, _ in launch.draws}
         for given in ("", "state")
         for noise in (False, True)
     }

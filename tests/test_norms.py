@@ -72,6 +72,14 @@ def test_errors_are_at_most_twice_those_of_plain_torch(
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's and NumPy's, of the division
+def test_a_prediction_of_zero_has_no_direction() -> None:
+    zero, one = torch.zeros(2, 5, device=DEVICE), torch.ones(2, 5, device=DEVICE)
+    for way in (functions.PLAIN, functions.LAUNCHED):
+        got = way["apg"](zero, zero, -one, LEVEL, 0.0, 1.0, 3.0, 0.2, 0.0, 0.0)
+        assert_bits_equal(got, 2.0 * one)
+
+
+@pytest.mark.filterwarnings("ignore:std\\(\\)", "ignore:invalid value encountered")
 def test_a_single_element_rescaled_is_no_number_in_either_way() -> None:
     given = tensors("rescale", 3, 1, F32, 0.0)
     for way in (functions.PLAIN, functions.LAUNCHED):
