@@ -33,7 +33,7 @@ import fastsolve  # noqa: E402
 from benchmarks import peers  # noqa: E402
 from benchmarks.measure import Provider, Report, quantiles  # noqa: E402
 from fastsolve import executors  # noqa: E402
-from fastsolve.executors.run import Run, Setting  # noqa: E402
+from fastsolve.executors.run import Run, Setting, Work  # noqa: E402
 from fastsolve.lower import lower  # noqa: E402
 from fastsolve.program import Program  # noqa: E402
 from stub import Stub  # noqa: E402
@@ -82,7 +82,16 @@ def whole(executor: str, program: Program, where: Setting) -> Callable[[], objec
     def model(x: Tensor, t: Tensor) -> Tensor:
         return outputs[next(turn) % 8]
 
-    return lambda: run([model], seeds, [], [], False, None)
+    work = Work([model])
+
+    def sampled() -> Tensor:
+        out = run.new()
+        run.backend.seed(seeds)
+        for _ in run.loop(work, out):
+            pass
+        return out
+
+    return sampled
 
 
 def step(make: Callable) -> Callable[[], None]:
