@@ -147,3 +147,16 @@ def stacked(programs: Sequence[Program]) -> Program:
 def _token(structure: Hashable) -> object:
     """The same object for equal structures: it hashes at once, where 50 launches take tens of microseconds."""
     return object()
+
+
+def last_reads(program: Program) -> list[list[int]]:
+    """For each step the slots of outputs that no later launch or function reads: their tensors can go."""
+    live: set[int] = set()
+    dead = []
+    for calls, launch in reversed(program.steps):
+        made = {slot for call in calls for slot in call.raws}
+        read = {slot for call in calls if call.function for slot in call.x} | {*launch.sources}
+        held = made | {slot for slot in read if program.slots[slot].kind in ("raw", "made")}
+        dead.append([slot for slot in held if slot not in live])
+        live = (live | held) - made
+    return dead[::-1]

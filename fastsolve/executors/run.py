@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsolve.executors.setting import INPUTS, Backend as Backend, Setting as Setting
 from fastsolve.executors.upload import upload
-from fastsolve.program import Call, Program, Seen
+from fastsolve.program import Call, Program, Seen, last_reads
 
 Model = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,6 +69,7 @@ class Run:
             self._levels = torch.empty(calls, batch + batch * doubled, dtype=setting.clock_dtype, device=setting.device)
         self._ours = {t.data_ptr() for t in self._tensors if t is not None}
         self._made = [slot for slot, kind in enumerate(self._kinds) if kind in ("raw", "made")]
+        self._several = len(self._made) > 1
         self.backend = make(program, setting, self._tensors)
         self.writes_t = False  # the model was seen to write into its t
         self._program = program
@@ -109,7 +110,7 @@ class Run:
         for look in program.seen:
             seen.setdefault(look.launch, []).append(look)
         steps = []
-        for index, ((calls, _), dead) in enumerate(zip(program.steps, _last_reads(program), strict=True), start=1):
+        for index, ((calls, _), dead) in enumerate(zip(program.steps, last_reads(program), strict=True), start=1):
             told = []
             for call in calls:
                 clock = self._levels if call.function else next(clocks)
@@ -140,20 +141,20 @@ class Run:
                         self._put(call.raws[0], self._applied(call, work.functions[call.function]))
                         continue
                     number += 1
-                    x = tensors[call.x[0]] if len(call.x) == 1 else self._doubled[call.x[0]]
+                    pair, slots = len(call.x) > 1, call.raws
+                    x = self._doubled[call.x[0]] if pair else tensors[call.x[0]]
                     assert x is not None
                     version, told = x._version, clock._version
-                    asked = zip(models, call.raws, strict=False) if len(call.x) == 1 else [(models[-1], call.raws[0])]
-                    for model, slot in asked:
+                    for model, slot in ((models[-1], slots[0]),) if pair else zip(models, slots, strict=False):
                         raw = self._checked(model(x, clock), slot, call, number)
                         if check_finite and not bool(raw.isfinite().all()):
                             raise ValueError(f"{self._which(call, number)} returned NaN or infinite values")
-                        if len(call.x) == 1:
+                        if pair:
+                            for half, part in zip(slots, raw.chunk(2), strict=True):
+                                self._put(half, part)
+                        else:
                             tensors[slot] = raw
                             bind(slot, raw)
-                        else:
-                            for half, part in zip(call.raws, raw.chunk(2), strict=True):
-                                self._put(half, part)
                         if clock._version != told:  # a model that scales its t in place spoils no other call
                             self.writes_t = True
                             self._tell(self._program)
@@ -196,7 +197,13 @@ class Run:
                 f"{name} returned {tuple(made.shape)} on {made.device}; expected is {shape} on {self._setting.device}"
             )
         made = made.to(self._setting.dtype).contiguous()
-        return self._alone(made, call.raws, name, "return a new tensor")
+        if made.data_ptr() in self._ours:
+            return made.clone()
+        if self._several and self._lies_on_another(made, call.raws):
+            raise ValueError(
+                f"{name} returned the storage of an earlier output, which is still needed: return a new tensor"
+            )
+        return made
 
     def _which(self, call: Call, number: int) -> str:
         return f"model call {number} of {len(self._levels)} (t = {call.t:g})"
@@ -206,7 +213,8 @@ class Run:
         setting = self._setting
         if not isinstance(raw, Tensor):
             raise TypeError(f"{self._which(call, number)} returned {type(raw).__name__}, not a tensor")
-        shape = setting.shape if len(call.x) == 1 else (2 * setting.batch, *setting.shape[1:])
+        pair = len(call.x) > 1
+        shape = (2 * setting.batch, *setting.shape[1:]) if pair else setting.shape
         if raw.shape != shape or raw.dtype is not setting.raw_dtype or raw.device != setting.device:
             raise ValueError(
                 f"{self._which(call, number)} returned {raw.dtype} {tuple(raw.shape)} on {raw.device}; expected is "
@@ -214,34 +222,20 @@ class Run:
             )
         if not raw.is_contiguous():
             raw = raw.contiguous()
-        if setting.reuses_output and len(call.raws) > 1 and len(call.x) == 1:
+        if raw.data_ptr() in self._ours or (setting.reuses_output and not pair and len(call.raws) > 1):
             return raw.clone()
-        again = "state Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
-        return self._alone(raw, (slot,) if len(call.x) == 1 else call.raws, self._which(call, number), again)
-
-    def _alone(self, raw: Tensor, slots: Sequence[int], name: str, remedy: str) -> Tensor:
-        """The tensor, or a copy where it is a buffer of ours. Raises ValueError where it lies on an earlier output that is still needed."""
-        if raw.data_ptr() in self._ours:
-            return raw.clone()
-        if len(self._made) > len(slots):
-            storage = raw.untyped_storage().data_ptr()  # views of one buffer may overlap without starting together
-            for other in self._made:
-                held = self._tensors[other]
-                if other not in slots and held is not None and held.untyped_storage().data_ptr() == storage:
-                    raise ValueError(
-                        f"{name} returned the storage of an earlier output, which is still needed: {remedy}"
-                    )
+        if self._several and self._lies_on_another(raw, call.raws if pair else (slot,)):
+            raise ValueError(
+                f"{self._which(call, number)} returned the storage of an earlier output, which is still needed: state "
+                "Denoiser(..., reuses_output=True) for a model that reuses its output buffer"
+            )
         return raw
 
-
-def _last_reads(program: Program) -> list[list[int]]:
-    """For each step the slots of outputs that no later launch or function reads: their tensors can go."""
-    live: set[int] = set()
-    dead = []
-    for calls, launch in reversed(program.steps):
-        made = {slot for call in calls for slot in call.raws}
-        read = {slot for call in calls if call.function for slot in call.x} | {*launch.sources}
-        held = made | {slot for slot in read if program.slots[slot].kind in ("raw", "made")}
-        dead.append([slot for slot in held if slot not in live])
-        live = (live | held) - made
-    return dead[::-1]
+    def _lies_on_another(self, raw: Tensor, slots: Sequence[int]) -> bool:
+        """Whether it shares its storage with an earlier output that is still needed."""
+        storage = raw.untyped_storage().data_ptr()  # views of one buffer may overlap without starting together
+        for other in self._made:
+            held = self._tensors[other]
+            if held is not None and other not in slots and held.untyped_storage().data_ptr() == storage:
+                return True
+        return False
