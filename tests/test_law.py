@@ -32,6 +32,7 @@ class Row:
 DEVICE = "torch triton"
 MATHS = Row(never=DEVICE)
 ANY = "*"
+ADAPTERS = "__init__ api arguments controls denoiser grids plan planner predictions sampler schedules solvers watching"
 
 # A file's row is that of its path, or else of its top folder; a room may import itself. `_C` and `_cuda` are the native modules.
 LAW = {
@@ -62,7 +63,7 @@ LAW = {
     "calibrate": Row("denoiser grids predictions schedules"),
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
-    "adapters": Row("api denoiser predictions schedules"),
+    "adapters": Row(ADAPTERS),
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
     "branches": Row("denoiser"),
     "budgets": Row("arguments"),
@@ -87,7 +88,7 @@ LAW = {
 
 # What an installed fastsolve can count on; everything else belongs to an extra and is imported where it is used.
 DEPENDENCIES = {"numpy", "torch", "triton", "typing_extensions"}
-NOT_BUILT_YET = {"adapters"}
+NOT_BUILT_YET: set[str] = set()
 NOISE_LEVELS = {"alpha", "sigma", "lam", "node", "schedule"}
 
 
