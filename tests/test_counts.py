@@ -25,11 +25,12 @@ OPTIONS: dict[str, dict[str, object]] = {"restart": {"intervals": [(3, 2, 0.06, 
 # "guided": the model in bfloat16, called twice, with a cast input and odd sizes. "given": start and draws are the caller's. "again":
 # the second run of a sampler; the first one makes its buffers and tables before it calls the model. "doubled": guided, by one call on a
 # doubled batch. "edited": cut and inpainted data predictions, seen by a callback. "overwritten": what the model sees. "rescaled",
-# "projected": guidance that is not linear, one launch more.
+# "projected": guidance that is not linear, one launch more. "stepped": by a `Stepper`, in somebody else's loop.
 RUNS = [(name, kind) for name in fastsolve.list_solvers() for kind in ("plain", "guided")]
 RUNS += [(name, kind) for name in ("seeds3", "tada") for kind in ("given", "again")]
 RUNS += [(name, kind) for name in ("seeds3", "dpmpp_2m") for kind in ("doubled", "edited", "overwritten")]
 RUNS += [(name, kind) for name in ("seeds3", "dpmpp_2m") for kind in ("rescaled", "projected")]
+RUNS += [(name, "stepped") for name in ("seeds3", "dpmpp_2m")]
 NORMS = {"rescaled": "rescale_samples", "projected": "project_samples"}
 DRIVEN = ("dpmpp_2m", "seeds3")  # compiled for an sm_90, a second or two for each pattern
 KINDS = ("launches", "uploads", "waits", "free", "host")
@@ -204,7 +205,29 @@ if __name__ == "__main__":
         slots = [[*launch.sources, *(row.out for row in launch.rows)] for launch in program.launches]
         return [setting.size * sum(setting.dtype_of(kinds[slot]).itemsize for slot in read) for read in slots]
 
+    def stepped(name: str, device: torch.device, executor: str, ledger: emulated.Ledger | None = None) -> tuple:
+        """A loop around a `Stepper`, as that of a pipeline."""
+        plan = fastsolve.make_plan(name, schedule="vp", prediction="v", steps=3)
+        x = torch.sin(torch.arange(1024, dtype=torch.float32)).view(1, 4, 16, 16)
+        x = x if device == torch.device("cpu") else emulated.Emulated(x)
+        run = fastsolve.Stepper(plan, x.shape, device=device, executor=executor).begin(7)
+        watched = ledger.watched(model) if ledger else model
+        if ledger:
+            ledger.gaps[:] = [emulated.Gap()]
+        for _ in range(plan.nfe):
+            x = run.step(watched(x, x), x)
+        return x, plan.nfe
+
+    def counted_steps(name: str) -> dict[str, object]:
+        with emulated.counting() as ledger:
+            out, nfe = stepped(name, emulated.DEVICE, "fused", ledger)
+        plain, _ = stepped(name, torch.device("cpu"), "native")
+        gaps = [vars(gap) for gap in ledger.gaps]
+        return {"gaps": gaps, "nfe": nfe, "bytes": [], "same bits": torch.equal(out.host, plain)}
+
     def counted(name: str, kind: str) -> dict[str, object]:
+        if kind == "stepped":
+            return counted_steps(name)
         with emulated.counting() as ledger:
             made = sampler(name, kind, emulated.DEVICE, "fused", ledger.watched)
             arguments = given(made, kind)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fused_runs
 from bits import assert_bits_equal
-from fastsolve import APG, Denoiser, Guidance, Sampler, executors, philox
+from fastsolve import APG, Denoiser, Guidance, Sampler, Stepper, executors, make_plan, philox
 from fastsolve.executors import Setting
 from fastsolve.program import Launch, Mid, Program, Row, Slot
 from updates import blend, clip, placed
@@ -163,6 +163,28 @@ def halves(x: Tensor, t: Tensor) -> Tensor:
 def made(model: Callable[..., Tensor] = halves, shape: tuple[int, ...] = (2, 3, 5), **kwargs: object) -> Sampler:
     usual: dict[str, object] = {"solver": "dpmpp_2m_sde", "steps": 4, "device": "cuda", "graph": "require"}
     return Sampler(model, shape, schedule="vp", prediction="eps", **{**usual, **kwargs})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "seeds3", "unipc"])
+def test_a_loop_of_somebody_else_has_the_bits_of_the_cpu_and_waits_for_nothing(
+    executor: str, solver: str, dtype: torch.dtype
+) -> None:
+    plan = make_plan(solver, schedule="vp", prediction="eps", steps=4)
+    start = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def walked(device: str, name: str, strict: str = "default") -> Tensor:
+        run, x = Stepper(plan, start.shape, device=device, dtype=dtype, executor=name).begin(7), start.to(device)
+        for _ in range(plan.nfe):
+            torch.cuda.set_sync_debug_mode(strict)
+            try:
+                x = run.step(x * 0.5, x)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return x
+
+    walked("cuda", executor)  # compiles
+    assert_bits_equal(walked("cuda", executor, "error"), walked("cpu", "native"))
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "seeds3", "dpmpp_3m_sde", "unipc"])
