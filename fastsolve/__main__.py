@@ -1,0 +1,5 @@
+"""`python -m fastsolve`: the command line."""
+
+from fastsolve.cli import main
+
+main()
