@@ -89,7 +89,6 @@ def measure(args: argparse.Namespace) -> list[Run]:
     from tqdm import tqdm
 
     shipped = digits()
-    bar: tqdm = tqdm(unit="call")
 
     def counted(x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
         bar.update()
@@ -102,6 +101,7 @@ def measure(args: argparse.Namespace) -> list[Run]:
         for nfe in args.nfe
     ]
     _, _, held_out, _ = split_digits()
+    bar: tqdm = tqdm(unit="call")
     labels = {"class_labels": torch.arange(args.samples) % 10}
     samplers[0](seed=args.seed, model_kwargs=labels)  # the first calls of a process pay for caches and threads
     runs = []

@@ -66,7 +66,7 @@ def examined() -> Report:
     return {
         "fastsolve": fastsolve.__version__,
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
@@ -146,7 +146,8 @@ def _triton_cache() -> Report:
     except ImportError as error:
         return {"path": None, "private": True, "reason": f"no Triton: {error}"}
     path = Path(triton.knobs.cache.dir)
-    report: Report = {"path": str(path), "private": True, "reason": "nobody else can write there"}
+    shown = path if Path.home() not in path.parents else "~" / path.relative_to(Path.home())
+    report: Report = {"path": str(shown), "private": True, "reason": "nobody else can write there"}
     if os.name != "posix":
         return {**report, "reason": "permissions are not looked at on this system"}
     for folder in (path, *path.parents):

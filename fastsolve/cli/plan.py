@@ -91,7 +91,7 @@ def _facts(plan: fastsolve.Plan) -> dict[str, object]:
     for i, level in enumerate(plan.levels):
         logsnr = _logsnr(level)
         t, alpha, sigma = level
-        finite = logsnr if math.isfinite(logsnr) else None  # JSON has no infinity
+        finite = float(f"{logsnr:.12g}") if math.isfinite(logsnr) else None  # JSON has no infinity
         levels.append({"level": i, "t": t, "alpha": alpha, "sigma": sigma, "logsnr": finite})
     return {
         "solver": plan.solver,

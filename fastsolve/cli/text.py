@@ -8,14 +8,25 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
+_WIDTH = 100
+
 
 class FailedError(Exception):
     """What a command found wrong; its text is the answer all the same."""
 
 
-def as_json(value: object) -> str:
-    """JSON that every parser reads: no NaN and no infinities."""
-    return json.dumps(value, indent=1, allow_nan=False)
+def as_json(value: object, indent: int = 0) -> str:
+    """JSON that every parser reads, without NaN and infinities; what fits into a line is one line."""
+    flat = json.dumps(value, allow_nan=False)
+    if len(flat) + indent <= _WIDTH or not isinstance(value, dict | list):
+        return flat
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {as_json(part, indent + 1)}" for key, part in value.items()]
+    else:
+        parts = [as_json(part, indent + 1) for part in value]
+    inner = ",".join(f"\n{' ' * (indent + 1)}{part}" for part in parts)
+    return f"{start}{inner}\n{' ' * indent}{end}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], wraps: Mapping[int, int] | None = None) -> str:
