@@ -29,7 +29,7 @@ def plot_plan(plan: Plan) -> Figure:
     rows = list(plan.rows())
     read = sorted({name for row in rows for name, _ in row.terms}, key=_rank)
     written = len(read) <= _WRITTEN
-    figure = blank(min(5.0 + 0.42 * len(read), 12.0) + 1.0, min(2.2 + 0.3 * len(rows), 8.0))
+    figure = blank(min(5.0 + 0.42 * len(read), 12.0) + 1.0, min(max(2.2 + 0.3 * len(rows), 3.4), 8.0))
     heat, levels = figure.subplots(1, 2, width_ratios=[2.2, 1.0])
     functions = f", {launches} launches" if (launches := plan.launches) != plan.nfe else ""
     figure.suptitle(
@@ -123,20 +123,18 @@ def plot_noise_budget(plan: Plan, *, std: float = 0.5) -> Figure:
     figure = blank(min(5.5 + 0.22 * len(parts), 11.0), 4.0)
     axes = figure.subplots()
     axes.bar(range(len(parts)), parts, bottom=below, color=[COLOURS[1], *[COLOURS[0]] * len(budget.draws)], width=0.8)
-    axes.axhline(1.0, color="black", linewidth=1.0, linestyle="--", label=f"target: {budget.target:.4g}")
-    axes.plot(
-        [], [], color="none", label=f"result: {budget.total:.4g} ({100 * (budget.total / budget.target - 1):+.2g} %)"
-    )
+    axes.axhline(1.0, color="black", linewidth=1.0, linestyle="--")
     names = ["start", *(f"z{i}\n{t:.3g}" for i, t in enumerate(budget.at))]
     every = -(-len(names) // 16)
-    shown = [0, *range(1, len(names), every)]
-    axes.set_xticks(shown, [names[i] for i in shown], fontsize=8)
+    axes.set_xticks(range(0, len(names), every), names[::every], fontsize=8)
     tidy(axes, "draw, and the clock value of the call before it", "variance of the result / target")
-    axes.set_ylim(0.0, 1.12 * max(1.0, below[-1] + parts[-1]))
+    axes.set_ylim(0.0, 1.08 * max(1.0, below[-1] + parts[-1]))
+    off = 100.0 * (budget.total / budget.target - 1.0)
     axes.set_title(
-        f"{plan.solver} on {plan.schedule}, {plan.nfe} calls: noise budget (data N(0, {std:g}²))", fontsize=11
+        f"{plan.solver} on {plan.schedule}, {plan.nfe} calls: noise budget for data N(0, {std:g}²)\n"
+        f"variance {budget.total:.4g}, target {budget.target:.4g} ({off:+.2g} %)",
+        fontsize=11,
     )
-    axes.legend(fontsize=9, frameon=False, loc="upper left")
     return figure
 
 
