@@ -189,7 +189,7 @@ def _told(report: Report) -> str:
     lines = [
         f"fastsolve {report['fastsolve']}, Python {report['python']}, torch {report['torch']} "
         f"(CUDA {report['torch_cuda'] or 'not built in'})",
-        f"{report['system']}, {report['threads']} threads, GPUs: {gpus}",
+        f"{report['system']}, threads: {report['threads']}, GPUs: {gpus}",
         "",
         "libraries",
     ]
