@@ -299,6 +299,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "function": (lambda: pictures.gains(plan_of("ddim", hooked=True)), ValueError, "the function 'x0' is not linear"),
     "std": (lambda: pictures.gains(plan_of("ddim"), -1.0), ValueError, "std must be .* at least 0, not -1.0"),
     "no plan": (lambda: pictures.gains("ddim"), TypeError, "made by make_plan"),
+    "no plan to draw": (lambda: pictures.plot_plan("ddim"), TypeError, "or is sampler.plan; this is str"),
     "inverse": (
         lambda: pictures.noise_budget(make_plan("ddim", schedule="vp", steps=3, inverse=True)),
         ValueError,

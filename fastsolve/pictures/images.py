@@ -43,7 +43,7 @@ def contact_sheet(
     high_rows = -(-count // wide)
     aspect = shown.shape[1] / shown.shape[2]
     cell = min(1.2, 10.0 / wide)
-    figure = blank(cell * wide, (cell * aspect + (0.24 if labels else 0.0)) * high_rows)
+    figure = blank(cell * wide, (cell * aspect + (0.0 if labels is None else 0.24)) * high_rows)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     places = figure.subplots(high_rows, wide, squeeze=False)
     for i, axes in enumerate(places.flat):

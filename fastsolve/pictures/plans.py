@@ -24,8 +24,10 @@ def plot_plan(plan: Plan) -> Figure:
     """The coefficients of every update, and the levels of the model calls.
 
     A row is a tensor that an update writes, a column what it reads: states x, data predictions d, outputs r of a model, draws z. Colours
-    are logarithmic away from zero.
+    are logarithmic away from zero. Raises TypeError for what is no plan.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"a plan is made by make_plan, or is sampler.plan; this is {type(plan).__name__}")
     rows = list(plan.rows())
     read = sorted({name for row in rows for name, _ in row.terms}, key=_rank)
     written = len(read) <= _WRITTEN
