@@ -4,6 +4,7 @@ from fastsolve import (
     calibrate as calibrate,
     grids as grids,
     models as models,
+    pictures as pictures,
     predictions as predictions,
     presets as presets,
     schedules as schedules,

@@ -1,4 +1,4 @@
-"""The command line: `fastsolve demo` draws digits and measures them, `fastsolve solvers` lists, `fastsolve plan` prints equations."""
+"""`fastsolve demo`: digits by several solvers and budgets, drawn and measured."""
 
 from __future__ import annotations
 
@@ -13,11 +13,43 @@ import torch
 from torch import Tensor
 
 import fastsolve
+from fastsolve.cli.text import positive, table
 from fastsolve.models import digits, split_digits
 
 SOLVERS = ("ddim", "heun", "dpmpp_2m", "seeds1", "seeds2", "seeds3")
 BUDGETS = (12, 24, 48)
 DIRECTIONS = 256
+
+
+_EXAMPLES = """\
+examples:
+  fastsolve demo
+  fastsolve demo --solvers euler unipc seeds3 --nfe 6 10 20 --samples 500 --out digits.png
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="draw digits with several solvers and budgets, and measure them",
+        description="Digits of the packaged model by several solvers and budgets: a picture, and how far each is from real digits. "
+        "Needs fastsolve[demo].",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--out", type=Path, default=Path("demo.png"), help="the picture (default: %(default)s)")
+    command.add_argument(
+        "--solvers", nargs="+", default=list(SOLVERS), metavar="NAME", help=f"default: {' '.join(SOLVERS)}"
+    )
+    command.add_argument(
+        "--nfe", nargs="+", type=positive, default=list(BUDGETS), metavar="N", help="budgets of model calls"
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--samples", type=positive, default=200, help="digits per run; ten of them are drawn (default: %(default)s)"
+    )
+    command.add_argument("--executor", default="auto", help="default: %(default)s")
+    command.set_defaults(run=run)
 
 
 @dataclass(frozen=True)
@@ -57,7 +89,6 @@ def measure(args: argparse.Namespace) -> list[Run]:
     from tqdm import tqdm
 
     shipped = digits()
-    bar: tqdm = tqdm(unit="call")
 
     def counted(x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
         bar.update()
@@ -70,6 +101,7 @@ def measure(args: argparse.Namespace) -> list[Run]:
         for nfe in args.nfe
     ]
     _, _, held_out, _ = split_digits()
+    bar: tqdm = tqdm(unit="call")
     labels = {"class_labels": torch.arange(args.samples) % 10}
     samplers[0](seed=args.seed, model_kwargs=labels)  # the first calls of a process pay for caches and threads
     runs = []
@@ -85,33 +117,17 @@ def measure(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    numeric = [
-        all(cell.replace(".", "", 1).isdigit() or not cell for cell in column) for column in zip(*rows, strict=True)
-    ]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True)]
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
-
-
 def draw(runs: Sequence[Run], seed: int, out: Path) -> None:
     """One panel per solver, one row per budget, one column per class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(run.solver for run in runs))
     deep = len(runs) // len(names)
     wide = min(2, len(names))
     high = -(-len(names) // wide)
     size = (5.8 * wide, (0.41 * deep + 0.3) * high + 0.6)
-    figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(high, wide, squeeze=False)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.07)
     figure.suptitle(f"Digits by class · seed {seed} · the same initial noise in every row", fontsize=13)
     for axis in axes.flat:
@@ -131,10 +147,9 @@ def draw(runs: Sequence[Run], seed: int, out: Path) -> None:
         axis.tick_params(length=0, labelsize=10, pad=3)
         axis.spines[:].set_visible(False)
     figure.savefig(out, dpi=150)
-    plt.close(figure)
 
 
-def demo(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> str:
     try:
         import matplotlib as matplotlib
         import tqdm as tqdm
@@ -148,77 +163,10 @@ def demo(args: argparse.Namespace) -> None:
         for r in runs
     ]
     rows.append(("real digits", "", "", "", "", f"{floor(args.samples):.4f}"))
-    print(table(("solver", "NFE", "launches", "ms/batch", "ms/sample", "distance"), rows))
-    print(
-        f"\ndistance: sliced 2-Wasserstein, {DIRECTIONS} fixed directions, from {args.samples} digits to 297 real ones that the\n"
-        "model never saw. Last row: real training digits, as many, averaged over 8 choices: a perfect model's floor.\n"
-        "Milliseconds include the model."
-    )
     draw(runs, args.seed, args.out)
-    print(f"picture: {args.out}")
-
-
-def list_solvers(_: argparse.Namespace) -> None:
-    rows = []
-    for name in fastsolve.list_solvers():
-        facts = fastsolve.solvers.get(name)
-        rows.append((name, f"{facts.order}", f"{facts.stages}", "yes" if facts.stochastic else "no", facts.source))
-    print(table(("solver", "order", "stages", "stochastic", "source"), rows))
-
-
-def print_plan(args: argparse.Namespace) -> None:
-    plan = fastsolve.make_plan(
-        args.solver, schedule=args.schedule, grid=args.grid, steps=args.steps, prediction=args.prediction
+    return (
+        f"{table(('solver', 'NFE', 'launches', 'ms/batch', 'ms/sample', 'distance'), rows)}\n\n"
+        f"distance: sliced 2-Wasserstein, {DIRECTIONS} fixed directions, from {args.samples} digits to 297 real ones that the\n"
+        "model never saw. Last row: real training digits, as many, averaged over 8 choices: a perfect model's floor.\n"
+        f"Milliseconds include the model.\npicture: {args.out}"
     )
-    print(plan)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="fastsolve", description="Diffusion samplers, compiled to one kernel launch per model call."
-    )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("demo", help="draw digits with several solvers and budgets, and measure them")
-    command.add_argument("--out", type=Path, default=Path("demo.png"), help="the picture (default: %(default)s)")
-    command.add_argument(
-        "--solvers", nargs="+", default=list(SOLVERS), metavar="NAME", help=f"default: {' '.join(SOLVERS)}"
-    )
-    command.add_argument(
-        "--nfe", nargs="+", type=positive, default=list(BUDGETS), metavar="N", help="budgets of model calls"
-    )
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--samples", type=positive, default=200, help="digits per run; ten of them are drawn (default: %(default)s)"
-    )
-    command.add_argument("--executor", default="auto", help="default: %(default)s")
-    command.set_defaults(act=demo)
-    command = commands.add_parser("solvers", help="list the solvers")
-    command.set_defaults(act=list_solvers)
-    command = commands.add_parser("plan", help="print a solver's plan as equations")
-    command.add_argument("solver")
-    command.add_argument("--schedule", default="edm", help="default: %(default)s")
-    command.add_argument("--grid", default=None)
-    command.add_argument("--steps", type=positive, default=4, help="default: %(default)s")
-    command.add_argument("--prediction", default="x0", help="default: %(default)s")
-    command.set_defaults(act=print_plan)
-    return top
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command = parser()
-    args = command.parse_args(argv)
-    try:
-        args.act(args)
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        command.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
