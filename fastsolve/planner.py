@@ -154,7 +154,7 @@ def _check_value(name: str, option: str, value: object, default: object) -> None
     elif isinstance(default, str):
         if not isinstance(value, str):
             raise TypeError(f"option {option} of {name} must be a name, like {default!r}, not {value!r}")
-    elif isinstance(default, float) or option in _AT_LEAST_0:
+    elif isinstance(default, float) or (option in _AT_LEAST_0 and not (value is None and default is None)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"option {option} of {name} must be a number, not {value!r}")
         if option in _AT_LEAST_0 and not value >= 0:

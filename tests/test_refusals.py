@@ -77,6 +77,14 @@ def test_an_unknown_name_is_answered_with_the_nearest(argument: str, given: str,
     refused(ValueError, rf"unknown {argument} '{given}'.*nearest is '{nearest}'", **{argument: given})
 
 
+def test_none_is_an_option_where_it_is_the_default() -> None:
+    asked = {"schedule": "edm", "steps": 3}
+    plain = fastsolve.make_plan("er_sde", **asked)
+    assert fastsolve.make_plan("er_sde", **asked, options={"eta": None}).ops == plain.ops
+    with pytest.raises(TypeError, match="eta of ddim must be a number, not None"):
+        fastsolve.make_plan("ddim", **asked, options={"eta": None})
+
+
 def test_an_unknown_option_is_answered_with_the_nearest_and_all() -> None:
     message = r"seeds2 has no option 'snoise'; nearest is 's_noise'; it has compat, denoise_final, eta, form, r,"
     refused(ValueError, message, solver="seeds2", options={"snoise": 1.0})
