@@ -1,0 +1,77 @@
+"""What ComfyUI's objects say, by their attributes: nothing of it is imported."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsolve import grids, schedules
+from fastsolve.schedules import Schedule
+
+
+def model_sampling(model: object) -> Any:
+    """The `model_sampling` behind a model that ComfyUI hands to a sampling function; None for any other model."""
+    inner = getattr(model, "inner_model", None)
+    patcher = getattr(inner, "model_patcher", None)
+    if patcher is not None:
+        return patcher.get_model_object("model_sampling")
+    return getattr(getattr(inner, "inner_model", None), "model_sampling", None)
+
+
+def is_flow(sampling: object) -> bool:
+    """Whether it is one of flow matching: x = sigma eps + (1 - sigma) x0, sigma in [0, 1]. All others have x = x0 + sigma eps."""
+    return any(base.__name__ == "CONST" for base in type(sampling).__mro__)
+
+
+def published(
+    extra_args: dict[str, Any], sigmas: Tensor, given: Sequence[float], levels: Sequence[float]
+) -> dict[str, Any]:
+    """Arguments in which `sample_sigmas` has all levels that the model will be called at; what was given is not changed.
+
+    Some models and context windows look their sigma up there, and the next one after it: so levels decrease, and each is there once.
+    """
+    options = extra_args.get("model_options")
+    if not isinstance(options, Mapping):
+        return extra_args
+    inner = options.get("transformer_options", {})
+    known = inner.get("sample_sigmas")
+    before = given if known is None or known is sigmas else known.tolist()
+    every = {*before, *levels}
+    if len(every) == len(before):
+        return extra_args
+    whole = torch.tensor(sorted(every, reverse=True), dtype=sigmas.dtype, device=sigmas.device)
+    return {
+        **extra_args,
+        "model_options": {**options, "transformer_options": {**inner, "sample_sigmas": whole}},
+    }
+
+
+def schedule_of(sampling: Any) -> Schedule:
+    """The schedule of a `model_sampling`, by its table of sigmas: flow with its shift, a table of alphas_cumprod, or VE over its range."""
+    table = [float(sigma) for sigma in sampling.sigmas]
+    if is_flow(sampling):
+        middle = len(table) // 2
+        t, sigma = middle / len(table), table[middle - 1]
+        return schedules.Flow(shift=sigma * (1.0 - t) / (t * (1.0 - sigma)))
+    discrete = float(sampling.timestep(sampling.sigmas[1])) == 1.0  # its clock is the table's index
+    return _table(tuple(table)) if discrete else schedules.VE(table[0], table[-1])
+
+
+@functools.lru_cache(maxsize=8)
+def _table(sigmas: tuple[float, ...]) -> Schedule:
+    return schedules.VPTable(tuple(1.0 / (1.0 + sigma * sigma) for sigma in sigmas))
+
+
+def sigmas(sampling: Any, grid: str, steps: int, order: int = 2) -> Tensor:
+    """The steps + 1 levels of a named grid as ComfyUI counts them, float32: sigma / alpha, or of flow models sigma itself.
+
+    order: of the solver they are for, which the grid "rbe" asks for. Raises ValueError for names and counts as `grids` does.
+    """
+    law = schedule_of(sampling)
+    nodes = grids.nodes(grids.get(grid, law).for_order(order), law, steps)
+    flow = isinstance(law, schedules.Flow)
+    return torch.tensor([node.sigma if flow else node.sigma / node.alpha for node in nodes], dtype=torch.float32)
