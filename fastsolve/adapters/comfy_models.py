@@ -69,9 +69,12 @@ def _table(sigmas: tuple[float, ...]) -> Schedule:
 def sigmas(sampling: Any, grid: str, steps: int, order: int = 2) -> Tensor:
     """The steps + 1 levels of a named grid as ComfyUI counts them, float32: sigma / alpha, or of flow models sigma itself.
 
-    order: of the solver they are for, which the grid "rbe" asks for. Raises ValueError for names and counts as `grids` does.
+    order: of the solver they are for, which the grid "rbe" asks for. Raises ValueError for names, and for grids that do not fit the model.
     """
     law = schedule_of(sampling)
     nodes = grids.nodes(grids.get(grid, law).for_order(order), law, steps)
-    flow = isinstance(law, schedules.Flow)
-    return torch.tensor([node.sigma if flow else node.sigma / node.alpha for node in nodes], dtype=torch.float32)
+    flow, top = isinstance(law, schedules.Flow), float(sampling.sigmas[-1])
+    found = [node.sigma if flow else node.sigma / node.alpha for node in nodes]
+    if found[0] > top * (1.0 + 1e-4):
+        raise ValueError(f"grid {grid!r} starts at sigma = {found[0]:g}, and this model knows levels up to {top:g}")
+    return torch.tensor(found, dtype=torch.float32)
