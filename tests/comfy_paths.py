@@ -36,7 +36,11 @@ class CONST:
 class _Law:
     """A model_sampling: sigmas as Stable Diffusion has them, and what is done before and after sampling."""
 
-    sigmas = (1 / torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0) - 1).sqrt().float()
+    sigmas = (
+        (1 / torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0) - 1)
+        .sqrt()
+        .float()
+    )
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0).view(sigma.shape)
@@ -124,7 +128,9 @@ class _Inpaint:
     def __init__(self, guider: StandIn, noise: Tensor, latent: Tensor) -> None:
         self.inner_model, self.noise, self.latent = guider, noise, latent
 
-    def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, model_options: Options, seed: int) -> Tensor:
+    def __call__(
+        self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, model_options: Options, seed: int
+    ) -> Tensor:
         guider = self.inner_model
         if denoise_mask is None:
             return guider(x, sigma, model_options, seed)

@@ -104,7 +104,9 @@ def test_a_part_of_the_grid_goes_from_an_image(make: Make, kind: str, solver: st
     out = model.sample(sampler_function(solver), sigmas, NOISE, latent=latent)
     s = float(sigmas[0])
     alpha = 1.0 - s if kind == "flow" else 1.0
-    gain = alpha * comfy_paths.STD / (alpha**2 * comfy_paths.STD**2 + s * s) ** 0.5  # of the probability flow, for the means
+    gain = (
+        alpha * comfy_paths.STD / (alpha**2 * comfy_paths.STD**2 + s * s) ** 0.5
+    )  # of the probability flow, for the means
     expected = comfy_paths.MEAN + gain * (0.8 - comfy_paths.MEAN) if solver == "dpmpp_2m" else None
     if expected is not None:
         assert abs(float(out.mean()) - expected) < 0.05
@@ -217,16 +219,16 @@ def test_flow_models_are_recognised_and_start_at_alpha_zero(make: Make, solver: 
 
 
 def test_an_interrupt_passes_and_leaves_nothing(make: Make) -> None:
-    class InterruptProcessingException(Exception): ...
+    class InterruptError(Exception): ...
 
     def look(sigma: Tensor, options: Options) -> None:
         if len(model.calls) == 6:
-            raise InterruptProcessingException
+            raise InterruptError
 
     model = make("eps", look)
     sigmas = levels(model)
     function = sampler_function("seeds_3")
-    with pytest.raises(InterruptProcessingException):
+    with pytest.raises(InterruptError):
         model.sample(function, sigmas, NOISE)
     torch.testing.assert_close(
         make("eps").sample(function, sigmas, NOISE), make("eps").sample(function, sigmas, NOISE), rtol=0, atol=0

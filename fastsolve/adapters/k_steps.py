@@ -52,7 +52,8 @@ def _intervals(plan: Plan, grid: list[float]) -> tuple[tuple[float, float], ...]
             new = sorted({name for row in op.rows for name, _ in row.terms if name[0] == "z"} - {*found})
             end = plan.evals[number + 1].t if number + 1 < plan.nfe else grid[-1]
             if new and number >= 0 and end >= since:
-                since = max(t for t in grid if t < since)
+                last = plan.evals[number].t
+                since = max(t for t in grid if t < last or (t == last and number not in begins))
             cuts = [since + (end - since) * i / max(len(new), 1) for i in range(len(new))]
             found.update(zip(new, pairwise([*cuts, end]), strict=True))
             since = end if new else since
