@@ -78,6 +78,7 @@ def sampler_function(
     """
     base, defaults = _found(solver)
     chosen = {**defaults, **_checked(solver, base, options)}
+    usual = planner.frozen(chosen)
 
     def sample(
         model: Callable[..., torch.Tensor],
@@ -90,10 +91,8 @@ def sampler_function(
         noise_sampler: Callable[..., torch.Tensor] | None = None,
         **options: object,
     ) -> torch.Tensor:
-        asked = {**chosen, **_checked(solver, base, options)} if options else chosen
-        return run(
-            base, planner.frozen(asked), schedule, model, x, sigmas, extra_args, callback, disable, noise_sampler
-        )
+        asked = planner.frozen({**chosen, **_checked(solver, base, options)}) if options else usual
+        return run(base, asked, schedule, model, x, sigmas, extra_args, callback, disable, noise_sampler)
 
     sample.__name__ = sample.__qualname__ = f"sample_{solver}"
     sample.__doc__ = f"{solvers.get(base).text.__doc__}\n\nCalled as `sampler_function` says."
