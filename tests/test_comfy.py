@@ -477,3 +477,25 @@ def test_installing_refuses_other_folders_and_files(tmp_path: Path, capsys: pyte
         assert comfy_install.main(argv) == 1
         assert "is not ours" in capsys.readouterr().err
     assert other.read_text() == "something = 1\n"
+
+
+def test_real_context_windows_find_every_level_of_ours() -> None:
+    """ComfyUI's own look-up, which refuses a level between the sigmas; it does refuse those of ComfyUI's seeds_3."""
+    if (path := comfy_paths.checkout()) is None:
+        pytest.skip("COMFYUI_PATH is not set to a checkout of ComfyUI")
+    with comfy_paths.imported(path):
+        look_up = importlib.import_module("comfy.context_windows").IndexListContextHandler.set_step
+        model = Real("eps", lambda sigma, options: look_up(SimpleNamespace(), sigma[:1], options))
+        sigmas = levels(model)
+        assert model.sample(sampler_function("seeds_3"), sigmas, NOISE).isfinite().all()
+        theirs = importlib.import_module("comfy.k_diffusion.sampling").sample_seeds_3
+        with pytest.raises(Exception, match="No sample_sigmas matched"):
+            model.sample(theirs, sigmas, NOISE)
+        other = Real("eps")
+        ours = other.sample(sampler_function("seeds_3", eta=0.0), sigmas, NOISE)
+        torch.testing.assert_close(ours, other.sample(theirs, sigmas, NOISE, eta=0.0), rtol=1e-4, atol=1e-4)
+        flow = Real("flow")
+        sigmas = levels(flow)[1:]  # from below 1: there the first step is another
+        ours = flow.sample(sampler_function("seeds_2", eta=0.0), sigmas, NOISE)
+        theirs = importlib.import_module("comfy.k_diffusion.sampling").sample_seeds_2
+        torch.testing.assert_close(ours, flow.sample(theirs, sigmas, NOISE, eta=0.0), rtol=1e-4, atol=1e-4)
