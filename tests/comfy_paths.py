@@ -92,7 +92,10 @@ class StandIn:
         self.calls.append(float(sigma[0]))
         if self._look is not None:
             self._look(sigma, model_options)
-        return denoised(x, sigma, self.flow)
+        d, u = denoised(x, sigma, self.flow), denoised(0.9 * x, sigma, self.flow)
+        for function in model_options.get("sampler_post_cfg_function", []):
+            d = function({"denoised": d, "uncond_denoised": u})
+        return d
 
     def sample(
         self,
@@ -204,14 +207,17 @@ class Real:
         class Network(torch.nn.Module):
             dtype = torch.float32
 
-            def forward(self, x: Tensor, t: Tensor, transformer_options: Options, **kwargs: object) -> Tensor:
+            def forward(
+                self, x: Tensor, t: Tensor, context: Tensor, transformer_options: Options, **kwargs: object
+            ) -> Tensor:
                 sigma = transformer_options["sigmas"]  # t of a table is rounded
                 calls.append(float(sigma[0]))
                 if look is not None:
                     look(sigma, {"transformer_options": transformer_options})
+                sigma = sigma.repeat(len(x) // len(sigma))  # both prompts may come in one batch
                 level = sigma.reshape(-1, *[1] * (x.dim() - 1))
                 state = x if flow else x * (level**2 + law.sigma_data**2).sqrt()
-                d = denoised(state, sigma, flow)
+                d = denoised(state * context[:, :, :, None], sigma, flow)
                 if kind == "edm":
                     s, c = law.sigma_data, level**2 + law.sigma_data**2
                     return (d - state * s**2 / c) * c.sqrt() / (level * s)
@@ -231,20 +237,21 @@ class Real:
         seed: int = 7,
         callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
         model_options: Options | None = None,
+        cfg: float = 1.0,
         **options: object,
     ) -> Tensor:
-        """As `StandIn.sample`."""
+        """As `StandIn.sample`. cfg: the guidance scale; the negative prompt makes the network see 0.9 x."""
         samplers, sample = importlib.import_module("comfy.samplers"), importlib.import_module("comfy.sample")
-        conds = [[torch.zeros(1, 1, 1), {}]]
+        positive, negative = ([[torch.full((1, 1, 1), value), {}]] for value in (1.0, 0.9))
         with torch.inference_mode():
             return sample.sample_custom(
                 self.patcher,
                 noise,
-                1.0,
+                cfg,
                 samplers.KSAMPLER(function, options),
                 sigmas,
-                conds,
-                conds,
+                positive,
+                negative,
                 torch.zeros_like(noise) if latent is None else latent,
                 noise_mask=mask,
                 callback=callback,

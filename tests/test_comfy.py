@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -205,6 +206,8 @@ def test_flow_models_are_recognised_and_start_at_alpha_zero(make: Make, solver: 
     out = model.sample(sampler_function(solver), sigmas, NOISE)
     assert out.isfinite().all()
     assert model.calls[0] == 1.0
+    if solver.endswith("cfg_pp"):
+        return
     direct = fastsolve.sample(
         lambda x, t: comfy_paths.denoised(x, t, True),
         schedule="flow",
@@ -216,6 +219,51 @@ def test_flow_models_are_recognised_and_start_at_alpha_zero(make: Make, solver: 
         seed=7,
     )
     torch.testing.assert_close(out, direct, rtol=1e-4, atol=1e-5)  # ComfyUI divides by 1 - 0 and clones
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_cfg_pp_is_the_formula(kind: str) -> None:
+    model, seen = StandIn(kind), list[Tensor]()
+    sigmas = levels(model)
+    x = model.sampling.begin(sigmas[0], NOISE, torch.zeros(SHAPE)).double()
+    for s, t in pairwise(sigmas.double()):
+        a, b = (1 - s, 1 - t) if kind == "flow" else (1, 1)
+        d, u = (comfy_paths.denoised(c * x, s, kind == "flow") for c in (1.0, 0.9))
+        x = b * d + t / s * (x - a * u)
+    other = [lambda args: seen.append(args["denoised"]) or args["denoised"]]  # of another node
+    given = {"sampler_post_cfg_function": other, "transformer_options": {"sample_sigmas": sigmas}}
+    out = model.sample(sampler_function("euler_cfg_pp"), sigmas, NOISE, model_options=given)
+    torch.testing.assert_close(out.double(), x, rtol=1e-5, atol=1e-5)
+    assert len(seen) == len(model.calls) == 8
+    assert len(other) == 1
+    assert "disable_cfg1_optimization" not in given
+
+
+def test_cfg_pp_without_comfyui_says_what_to_use() -> None:
+    with pytest.raises(
+        ValueError, match=r"unconditional prediction.*there are none: use fastsolve\.sample with guidance"
+    ):
+        sampler_function("euler_cfg_pp")(lambda x, s: x, NOISE, torch.tensor([2.0, 1.0, 0.0]), disable=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver"),
+    [(k, s) for k in ("eps", "flow") for s in ("euler_cfg_pp", "euler_ancestral_cfg_pp")]
+    + [("eps", "dpmpp_2m_cfg_pp")],
+)
+def test_real_cfg_pp_gives_the_same(kind: str, solver: str) -> None:
+    """(ComfyUI's dpmpp_2m_cfg_pp takes flow models for VE.)"""
+    if (path := comfy_paths.checkout()) is None:
+        pytest.skip("COMFYUI_PATH is not set to a checkout of ComfyUI")
+    with comfy_paths.imported(path):
+        model = Real(kind)
+        sigmas = levels(model) if solver != "dpmpp_2m_cfg_pp" else levels(model)[1:]
+        theirs = getattr(importlib.import_module("comfy.k_diffusion.sampling"), f"sample_{solver}")
+        options = {"eta": 0.0} if "ancestral" in solver else {}
+        for cfg in (1.0, 3.0):
+            ours = model.sample(sampler_function(solver), sigmas, NOISE, cfg=cfg, **options)
+            expected = model.sample(theirs, sigmas, NOISE, cfg=cfg, **options)
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-4)
 
 
 def test_an_interrupt_passes_and_leaves_nothing(make: Make) -> None:

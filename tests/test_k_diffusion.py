@@ -30,6 +30,7 @@ from test_golden import CASES, TOLERANCE, arrays
 SHAPE = (2, 3, 4, 4)
 SIGMAS = torch.tensor([14.0, 6.0, 2.0, 0.7, 0.2, 0.0])
 X = 14.0 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+PLAIN = [name for name in names() if not name.endswith("cfg_pp")]  # those need a model of ComfyUI (test_comfy)
 OURS = {*names()} & {*fastsolve.list_solvers()} - {*k_diffusion._NAMES}
 STOCHASTIC = ["euler_ancestral", "seeds_3", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "er_sde"]
 
@@ -184,7 +185,7 @@ def test_a_brownian_path_of_k_diffusion_gives_their_result(sampling: Any) -> Non
 # The contract
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", PLAIN)
 def test_every_name_is_a_function_that_samples(name: str) -> None:
     function = getattr(k_diffusion, f"sample_{name}")
     sigmas, x, kept = SIGMAS.clone(), X.clone(), []
@@ -538,10 +539,9 @@ def test_an_unknown_name_says_the_nearest(name: str, near: str) -> None:
         exec(f"from fastsolve.adapters.k_diffusion import sample_{name}")
 
 
-@pytest.mark.parametrize("name", ["tada", "euler_cfg_pp", "dpmpp_2m_cfg_pp"])
-def test_what_does_not_fit_says_why(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no sampling function: it.* use fastsolve.sample"):
-        sampler_function(name)
+def test_what_does_not_fit_says_why() -> None:
+    with pytest.raises(ValueError, match=r"tada is no sampling function: its state .* use fastsolve\.sample"):
+        sampler_function("tada")
 
 
 def test_names_must_be_names_and_other_attributes_are_none() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,6 +48,27 @@ def published(
         **extra_args,
         "model_options": {**options, "transformer_options": {**inner, "sample_sigmas": whole}},
     }
+
+
+def telling(extra_args: dict[str, Any], keep: Callable[[Tensor], None]) -> dict[str, Any]:
+    """Arguments with which the model hands its unconditional prediction to `keep` in every call, also where guidance is 1.
+
+    Raises ValueError for arguments that are not ComfyUI's.
+    """
+    options = extra_args.get("model_options")
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            "this solver needs the unconditional prediction beside the guided one, which ComfyUI's models give, by the model_options in "
+            "extra_args; there are none: use fastsolve.sample with guidance"
+        )
+
+    def guided(args: dict[str, Any]) -> Tensor:
+        keep(args["uncond_denoised"])
+        return cast("Tensor", args["denoised"])
+
+    more = [*options.get("sampler_post_cfg_function", []), guided]
+    told = {**options, "sampler_post_cfg_function": more, "disable_cfg1_optimization": True}
+    return {**extra_args, "model_options": told}
 
 
 def schedule_of(sampling: Any) -> Schedule:

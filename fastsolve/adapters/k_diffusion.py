@@ -27,6 +27,7 @@ _NAMES: dict[str, tuple[str, Options]] = {
     "ddpm": ("ddim", {"eta": 1.0}),  # the same step on any schedule
     "dpm_2": ("dpm_solver_2", {}),
     "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"variant": "heun"}),
+    "euler_ancestral_cfg_pp": ("euler_cfg_pp", {"eta": 1.0}),
     "res_multistep_ancestral": ("res_multistep", {"eta": 1.0}),
     "sa_solver_pece": ("sa_solver", {"pece": True}),
     "seeds_2": ("seeds2", {}),
@@ -50,8 +51,6 @@ _OPTIONS = {
 }
 _UNFIT = {
     "tada": "its state has several variables, and a sampling function is given one: use fastsolve.sample",
-    "euler_cfg_pp": "it needs the unconditional prediction beside the guided one: use fastsolve.sample with guidance",
-    "dpmpp_2m_cfg_pp": "it needs the unconditional prediction beside the guided one: use fastsolve.sample with guidance",
 }
 
 
@@ -72,7 +71,8 @@ def sampler_function(
     and sigmas are not changed. The state is float32 inside (float64 for such x), and the result is of x's dtype. callback is called
     with a dict of x, i, sigma, sigma_hat and denoised once per step, before its update; x is a copy. disable is tqdm's. Noise is keyed
     by extra_args["seed"] and the index in the batch; without a seed one is drawn from torch's generator. noise_sampler(sigma, sigma_next)
-    is asked for all draws before the first call, each over its own part of a step.
+    is asked for all draws before the first call, each over its own part of a step. CFG++ solvers take models of ComfyUI only, which have
+    an unconditional prediction to give.
 
     Raises ValueError for names and options that are not known, with the nearest, and from the function for sigmas that do not decrease.
     """

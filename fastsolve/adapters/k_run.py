@@ -64,6 +64,8 @@ def run(
     state = sampler.setting.dtype
     with _bar(disable, len(given) - 1) as bar:
         call = _Call(model, extra, told, sigmas, callback, bar, state)
+        if sampler.plan.forwards > sampler.plan.nfe:
+            call.ask_unconditional()
         noise = _draws(noise_sampler, told, sigmas, state) if told.draws and noise_sampler is not None else None
         try:
             out = sampler(seed=seed, x_init=x.to(state), noise=noise, model_kwargs={"call": call})
@@ -94,15 +96,24 @@ def _compiled(
 ) -> tuple[Sampler, Told]:
     """A sampler of whatever model its calls bring, for x of this kind."""
     state = torch.float64 if dtype == torch.float64 else torch.float32
-    denoiser = Denoiser(_called, schedule, "x0", device=device, dtype=dtype, output_dtype=state)
+    # Guidance is the model's own affair; at 1 only those ask for the unconditional call that need it beside the guided one.
+    null = {"unconditional": True}
+    denoiser = Denoiser(_called, schedule, "x0", device=device, dtype=dtype, output_dtype=state, null=null)
+    way = {"device": device, "dtype": state, "graph": "off"}
     sampler = Sampler(
-        denoiser, shape, solver=solver.name, grid=sigmas, options=dict(options), device=device, dtype=state, graph="off"
+        denoiser,
+        shape,
+        solver=solver.name,
+        grid=sigmas,
+        guidance=1.0,
+        options=dict(options),
+        **way,  # type: ignore[arg-type]
     )
     return sampler, k_steps.told(sampler.plan, state == torch.float32)
 
 
-def _called(x: Tensor, t: Tensor, call: _Call) -> Tensor:
-    return call(x, t)
+def _called(x: Tensor, t: Tensor, call: _Call, unconditional: bool = False) -> Tensor:
+    return call.unconditional if unconditional else call(x, t)
 
 
 class _Call:
@@ -120,6 +131,13 @@ class _Call:
     ) -> None:
         self._model, self._extra, self._steps, self._sigmas = model, extra, told.steps, sigmas
         self._callback, self._bar, self._dtype, self._number = callback, bar, dtype, 0
+        self.unconditional: Tensor  # of the last call, where it is asked for
+
+    def ask_unconditional(self) -> None:
+        self._extra = comfy_models.telling(self._extra, self._keep)
+
+    def _keep(self, unconditional: Tensor) -> None:
+        self.unconditional = unconditional.to(self._dtype)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         denoised = self._model(x, t, **self._extra)
