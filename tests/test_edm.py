@@ -312,11 +312,10 @@ def test_inner_nodes_that_are_rounded_cost_less_than_the_method() -> None:
 def test_levels_that_fall_together_are_refused() -> None:
     schedule = edm.wrap(net := Discrete()).schedule
     assert len(make_plan("heun", schedule=schedule, steps=56).levels) == 57
-    with pytest.raises(
-        ValueError, match=r"levels must decrease, but level \d+ is .*: leave one out, or take fewer steps"
-    ):
+    both = r"levels [\d.]+ and [\d.]+ are both [\d.]+ of the levels that the model knows: take fewer steps"
+    with pytest.raises(ValueError, match=both):
         make_plan("heun", schedule=schedule, steps=256)
-    with pytest.raises(ValueError, match=r"level 1 is 80\.2\d* after 80\.2\d*: leave one out"):
+    with pytest.raises(ValueError, match=r"levels 80\.1 and 80 are both 80\.2"):
         make_plan("heun", schedule=schedule, grid=[80.1, 80.0, 1.0, 0.0])
     every = make_plan("heun", schedule=schedule, grid="iddpm", steps=256)
     assert {t for t, _, _ in every.levels} <= set(net.u.tolist())

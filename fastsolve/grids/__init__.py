@@ -108,10 +108,10 @@ def nodes(grid: Grid, schedule: Schedule, steps: int) -> tuple[Node, ...]:
         if i and not t < levels[i - 1]:
             raise ValueError(f"levels must decrease, but level {i} is {t:g} after {levels[i - 1]:g}")
     walked = tuple(schedule.node(t) for t in levels)
-    for i, (s, t) in enumerate(pairwise(walked)):
-        if not t.t < s.t:  # the schedule has rounded them
+    for i, (above, below) in enumerate(pairwise(walked)):
+        if not below.t < above.t:  # the schedule has rounded them
             raise ValueError(
-                f"levels {levels[i]:g} and {levels[i + 1]:g} are both {t.t:g} of the levels that the model knows: take fewer steps, or "
-                "a grid that picks them (iddpm, for its levels)"
+                f"levels {levels[i]:g} and {levels[i + 1]:g} are both {below.t:g} of the levels that the model knows: take fewer "
+                "steps, or a grid that picks them (iddpm, for its levels)"
             )
     return walked
