@@ -321,6 +321,18 @@ def test_levels_that_fall_together_are_refused() -> None:
     assert {t for t, _, _ in every.levels} <= set(net.u.tolist())
 
 
+def test_distinct_levels_are_the_walk_of_edm_with_its_idle_steps() -> None:
+    net, z = Discrete(), latents(1)
+    levels = karras(net, 80).tolist()
+    distinct = sorted(set(levels), reverse=True)
+    assert len(distinct) < 80
+    sampler = Sampler(edm.wrap(net, dtype=None), z.shape, solver="heun", grid=[*distinct, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(sampler(x_init=z * levels[0]), published(net, z, steps=80), rtol=0.0, atol=1e-11)
+    assert len(make_plan("heun", schedule=edm.wrap(net).schedule, steps=60).levels) == 61
+    with pytest.raises(ValueError, match="of the levels that the model knows"):
+        make_plan("heun", schedule=edm.wrap(net).schedule, steps=61)
+
+
 def test_a_cached_plan_does_not_keep_a_network() -> None:
     net = Discrete()
     make_plan("heun", schedule=edm.wrap(net).schedule, steps=9)
