@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fastsolve.grids.beta import Beta as Beta
 from fastsolve.grids.clock import (
@@ -98,7 +99,7 @@ def nodes(grid: Grid, schedule: Schedule, steps: int) -> tuple[Node, ...]:
     """
     if steps < 1:
         raise ValueError(f"a grid needs at least one step, not {steps}")
-    levels = grid.levels(schedule, steps)
+    levels = grid.levels(schedule.whole, steps)
     if levels[0] == schedule.t_clean:
         raise ValueError(f"the grid starts at {levels[0]:g}, clean data, where there is nothing to sample")
     for i, t in enumerate(levels):
@@ -106,4 +107,11 @@ def nodes(grid: Grid, schedule: Schedule, steps: int) -> tuple[Node, ...]:
             raise ValueError(f"level {i} of the grid is {t}: levels must be finite")
         if i and not t < levels[i - 1]:
             raise ValueError(f"levels must decrease, but level {i} is {t:g} after {levels[i - 1]:g}")
-    return tuple(schedule.node(t) for t in levels)
+    walked = tuple(schedule.node(t) for t in levels)
+    for i, (above, below) in enumerate(pairwise(walked)):
+        if not below.t < above.t:  # the schedule has rounded them
+            raise ValueError(
+                f"levels {levels[i]:g} and {levels[i + 1]:g} are both {below.t:g} of the levels that the model knows: take fewer "
+                "steps, or a grid that picks them (iddpm, for its levels)"
+            )
+    return walked

@@ -26,6 +26,11 @@ class Schedule(ABC):
     t_max: float
     t_limit: float | None = None  # the largest clock value there is, where it is not t_max
 
+    @property
+    def whole(self) -> Schedule:
+        """The law that grids are laid on: itself, but for a schedule that rounds nodes to levels that its model knows."""
+        return self
+
     @abstractmethod
     def law(self, t: float) -> tuple[float, float, float]:
         """(alpha, sigma, lam) at a clock value inside the domain, t_clean excluded."""

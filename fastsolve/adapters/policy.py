@@ -1,0 +1,98 @@
+"""Diffusion policies (Chi et al. 2023, arXiv 2303.04137): networks `net(sample, timestep, global_cond=...)` of trajectories [B, T, D]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from fastsolve.adapters.facts import Facts, Model, Net, stated
+from fastsolve.denoiser import Denoiser
+from fastsolve.schedules import Node, VPTable
+
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+
+
+@dataclass(frozen=True)
+class Indexed(VPTable):
+    """A table whose model knows whole indices only: every node, those that a solver places too, is at the nearest."""
+
+    @cached_property
+    def whole(self) -> VPTable:
+        return VPTable(self.alphas_cumprod)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def node(self, t: float) -> Node:
+        return super().node(float(round(super().node(t).t)))
+
+
+def squared_cosine(train_steps: int = 100) -> tuple[float, ...]:
+    """alphas_cumprod of the cosine schedule with betas of at most 0.999 (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17).
+
+    Called squaredcos_cap_v2 in diffusers, whose table differs in its float32 rounding: by up to 1e-4 of the last entries.
+    """
+    if train_steps < 2:
+        raise ValueError(f"a table needs at least two steps, not {train_steps}")
+
+    def bar(i: int) -> float:
+        return math.cos(0.5 * math.pi * (i / train_steps + 0.008) / 1.008) ** 2
+
+    kept, product = [], 1.0
+    for i in range(train_steps):
+        product *= max(bar(i + 1) / bar(i), 0.001)
+        kept.append(product)
+    return tuple(kept)
+
+
+def wrap(
+    net: Net,
+    scheduler: Any = None,
+    *,
+    horizon: int,
+    action_dim: int,
+    train_steps: int = 100,
+    prediction: str = "epsilon",
+    whole_steps: bool = False,
+    **facts: Unpack[Facts],
+) -> Denoiser:
+    """A Denoiser of a policy's network, called as net(sample [B, horizon, action_dim], timestep [B], **model_kwargs).
+
+    scheduler: the policy's noise scheduler of diffusers, read for its table (`alphas_cumprod`) and `config.prediction_type`. Without
+    one the table is `squared_cosine(train_steps)` and prediction is "epsilon", "sample" or "v_prediction". whole_steps: the network
+    embeds integers only: it is told int64 steps, and every level is one of the table's. `global_cond` and `local_cond` come as
+    model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory `overwrite=(mask, value)` of a call.
+    facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
+
+    Raises ValueError for an unknown prediction and for more inference steps than there are in training.
+    """
+    if scheduler is not None:
+        missing = [name for name in ("alphas_cumprod", "config") if not hasattr(scheduler, name)]
+        if missing:
+            raise TypeError(
+                f"scheduler ({type(scheduler).__name__}) has no {' and no '.join(missing)}: give the policy's DDPM or DDIM scheduler, "
+                "or none, and train_steps and prediction"
+            )
+        prediction = scheduler.config.prediction_type
+    if prediction not in _PREDICTIONS:
+        raise ValueError(f"prediction must be {', '.join(map(repr, _PREDICTIONS))}, not {prediction!r}")
+    table = squared_cosine(train_steps) if scheduler is None else tuple(scheduler.alphas_cumprod.tolist())
+    if (nfe := facts.get("nfe")) is not None and nfe > len(table):
+        raise ValueError(
+            f"{nfe} inference steps are more than the {len(table)} of training: give nfe of at most {len(table)}"
+        )
+
+    def call(model: Net) -> Model:
+        def raw(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+            output: Tensor = model(x, t.long() if whole_steps else t, **kwargs)
+            return output
+
+        return raw
+
+    law = Indexed(table) if whole_steps else VPTable(table)
+    return stated(call, net, law, _PREDICTIONS[prediction], {"shape": (horizon, action_dim), **facts})
