@@ -1,0 +1,1 @@
+"""Schedulers for diffusers."""
