@@ -47,5 +47,13 @@ def accelerate(
         if (error.name or "").split(".")[0] != "diffusers":
             raise
         raise ImportError('fastsolve.accelerate needs diffusers: pip install "fastsolve[diffusers]"') from error
-    asked = {"solver": solver, "steps": steps, "nfe": nfe, "grid": grid, "options": options, "executor": executor, "graph": graph}
+    asked = {
+        "solver": solver,
+        "steps": steps,
+        "nfe": nfe,
+        "grid": grid,
+        "options": options,
+        "executor": executor,
+        "graph": graph,
+    }
     return Accelerated(pipe, asked)

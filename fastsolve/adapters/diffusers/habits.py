@@ -36,7 +36,9 @@ class _Branch(NamedTuple):
     out: Tensor
 
 
-def seen(calls: Sequence[Call], made: Tensor, time: float, latents: Tensor, law: Law, guidances: list[Guidance]) -> Turn:
+def seen(
+    calls: Sequence[Call], made: Tensor, time: float, latents: Tensor, law: Law, guidances: list[Guidance]
+) -> Turn:
     """What the calls of the network, and what the scheduler was then given as its output at `time`, have in common with others.
 
     guidances: those that the pipeline's arguments may mean. Raises UnlikeError for what is none of ours.
@@ -49,14 +51,14 @@ def seen(calls: Sequence[Call], made: Tensor, time: float, latents: Tensor, law:
     branches, doubled = _branches(calls, len(latents))
     if made.shape != latents.shape:
         raise UnlikeError(f"its scheduler is given {list(made.shape)} for latents of {list(latents.shape)}")
-    outs = [leading(branch.out, tuple(latents.shape[1:])) for branch in branches]
+    outs = [leading(branch.out, latents.shape[1:]) for branch in branches]
     guidance, order = _combined(outs, made, guidances)
     name = next(iter(first.arguments))
     factor, tokens = _clock(first.arguments.get("timestep"), time, law, len(first.out))
     along = {_along(branch, latents) for branch in branches}
     if len(along) > 1:
         raise UnlikeError("the inputs of its two calls are not alike")
-    habits = Habits(name, law.told, factor, tokens, along.pop(), tuple(latents.shape[1:]))
+    habits = Habits(name, law.told, factor, tokens, along.pop())
     conditions = [branches[i].conditions for i in order]
     return Turn(first.net, habits, first.form, first.arguments[name], doubled, guidance, conditions)
 
@@ -73,7 +75,9 @@ def _branches(calls: Sequence[Call], batch: int) -> tuple[list[_Branch], bool]:
             conditions = {key: _part(value, len(x), parts, i) for key, value in rest if key != "timestep"}
             found.append(_Branch(x.chunk(parts)[i], conditions, call.out.chunk(parts)[i]))
     if len(found) > 2:
-        raise UnlikeError(f"it asks its network {len(found)} times for each sample in a step, which is no guidance of ours")
+        raise UnlikeError(
+            f"it asks its network {len(found)} times for each sample in a step, which is no guidance of ours"
+        )
     return found, len(calls) < len(found)
 
 
@@ -144,7 +148,9 @@ def _clock(given: object, time: float, law: Law, rows: int) -> tuple[float, tupl
         if low == high and abs(low - factor * time) <= near:
             unit = law.train_steps if law.told.startswith("flow") else 1.0
             return factor * unit, tuple(told.shape[1:]) if told.dim() and len(told) == rows else ()
-    raise UnlikeError(f"its network is given {low:g} to {high:g} at the scheduler's time {time:g}, which is neither that nor a share")
+    raise UnlikeError(
+        f"its network is given {low:g} to {high:g} at the scheduler's time {time:g}, which is neither that nor a share"
+    )
 
 
 def changes(before: Turn, now: Turn) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Loop:
         self._before = self._latents = torch.empty(0)
         self._start, self._made, self._ran = 0, 0, False
         self._random: torch.Generator | None = None
+        self._times: list[float] = []
         self.levels: tuple[float, ...] = ()
         self.pipe: Any = None  # the pipeline that runs dry, which has this loop
         self.callback: Callable[..., Any] | None = None
@@ -68,10 +69,13 @@ class Loop:
     ) -> None:
         """Lays the levels: the law's, or `grid`; timesteps and sigmas as the caller or the pipeline gives them."""
         grid: str | Grid | Sequence[float] | None = self._asked["grid"]
+        mu = mu if self._law.dynamic else None  # Flux gives it to every scheduler
         if grid is not None:
             mine = [name for name in ("timesteps", "sigmas") if self._given.get(name) is not None]
             if mine:
-                raise ValueError(f"{mine[0]} are given, and accelerate(..., grid=...) has levels of its own: leave one of them out")
+                raise ValueError(
+                    f"{mine[0]} are given, and accelerate(..., grid=...) has levels of its own: leave one of them out"
+                )
             count = len(sigmas) if num_inference_steps is None and sigmas is not None else num_inference_steps
             levels = self._law.levels(count, mu=mu, grid=grid)
         else:
@@ -80,7 +84,7 @@ class Loop:
         self.num_inference_steps = len(levels) - 1
         times = [self._law.time(t) for t in levels[:-1]]
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
-        self._times = [float(time) for time in self.timesteps.tolist()]
+        self._times = self.timesteps.tolist()
         nodes = [self._law.schedule.node(t) for t in levels]
         ratios = [node.sigma / (node.alpha or math.nan) for node in nodes]
         self.sigmas = torch.tensor([node.t for node in nodes] if self._law.family == "flow" else ratios)
@@ -120,7 +124,6 @@ class Loop:
         now = habits.seen(calls, model_output, self._times[i], sample, self._law, self._guidances())
         if self._first is None:
             self._first, self._start, self._latents = now, i, sample
-            self._random = None
         else:
             self._check(now, i, sample)
         self._made += 1
@@ -134,8 +137,10 @@ class Loop:
         assert self._first is not None
         if self._ran or i != self._start + self._made:
             raise UnlikeError("it does not walk its timesteps one after the other")
-        if not (sample is self._before or torch.equal(sample, self._before)):
-            raise UnlikeError("it changes the latents between two steps (as inpainting with a network of 4 channels does)")
+        if not (sample is self._before or torch.equal(sample.to(self._before.dtype), self._before)):
+            raise UnlikeError(
+                "it changes the latents between two steps (as inpainting with a network of 4 channels does)"
+            )
         if changed := next(habits.changes(self._first, now), ""):
             raise UnlikeError(f"{changed} changes from step to step (as what a ControlNet adds does)")
 
@@ -164,7 +169,11 @@ class Loop:
         """What the arguments of the call may mean."""
         if self._first is not None:
             return [] if self._first.guidance is None else [self._first.guidance]
-        numbers = {name: float(v) for name, v in self._given.items() if type(v) in (int, float) and ("guidance" in name or "cfg" in name)}
+        numbers = {
+            name: float(v)
+            for name, v in self._given.items()
+            if type(v) in (int, float) and ("guidance" in name or "cfg" in name)
+        }
         shares = [0.0, *(v for name, v in numbers.items() if "rescale" in name and v)]
         scales = dict.fromkeys(v for name, v in numbers.items() if "rescale" not in name)
         return [Guidance(scale, rescale=share) for scale, share in itertools.product(scales, shares)]
@@ -194,7 +203,9 @@ class Loop:
         state = starts.state(plan, latents, self.init_noise_sigma, lambda: self._draw(latents, generator))
         conditions, *negative = turn.conditions
         told = Told(self.callback, self.pipe, self.timesteps[self._start :], now.dtype, self.tick)
-        looked_at = self.callback is not None or latents.device.type != "cuda"  # where it may be one graph, it stays one
+        looked_at = (
+            self.callback is not None or latents.device.type != "cuda"
+        )  # where it may be one graph, it stays one
         out = sample(
             denoiser(turn.net, turn.habits, law.schedule, law.prediction, turn.form, turn.x, turn.doubled),
             latents.shape,

@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ class Habits:
 
     name: of the argument that is the latents. told, factor: what it is given at a level t, told(t) * factor. tokens: the shape of the
     times of one sample, () for a single one. along: the dimension in which other tensors are concatenated to the latents; 0 is none.
-    shape: of the latents of one sample, which lead in everything that is wider.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Habits:
     factor: float
     tokens: tuple[int, ...]
     along: int
-    shape: tuple[int, ...]
 
 
 class Network:
@@ -53,13 +51,13 @@ class Network:
     def __call__(self, x: Tensor, t: Tensor, **conditions: object) -> Tensor:
         net, habits = self._net(), self._habits
         assert net is not None  # whoever samples holds it
-        beside = conditions.pop(BESIDE, None)
+        beside, shape = conditions.pop(BESIDE, None), x.shape[1:]
         if isinstance(beside, Tensor):
             x = torch.cat([x, beside], dim=habits.along)
         t = _TOLD[habits.told](t)
         t = t if habits.factor == 1.0 else t * habits.factor
         t = t.reshape(-1, *(1 for _ in habits.tokens)).expand(-1, *habits.tokens)
-        return leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), habits.shape)
+        return leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), shape)
 
 
 # In float32, the words of `Law.told`; the factor has the number of training steps.
@@ -74,10 +72,10 @@ _TOLD: dict[str, Callable[[Tensor], Tensor]] = {
 
 def output(made: Any) -> Tensor:
     """The tensor in what a network returns: a tensor, or the first of a tuple or of an output of diffusers."""
-    return made if isinstance(made, Tensor) else made[0]  # type: ignore[no-any-return]
+    return made if isinstance(made, Tensor) else made[0]
 
 
-def leading(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def leading(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """The first [B, *shape] of a tensor that may be wider."""
     for dim, size in enumerate(shape, start=1):
         if tensor.shape[dim] != size:
@@ -93,13 +91,10 @@ class Form(NamedTuple):
     wrap: Callable[[Tensor], object]
 
 
-_kept: weakref.WeakKeyDictionary[Module, dict[object, Any]] = weakref.WeakKeyDictionary()
+_MOST = 8  # denoisers kept for one network
+_forms: weakref.WeakKeyDictionary[Module, dict[object, Form]] = weakref.WeakKeyDictionary()
+_denoisers: weakref.WeakKeyDictionary[Module, dict[object, Denoiser]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
-
-
-def _known(net: Module) -> dict[object, Any]:
-    with _lock:
-        return _kept.setdefault(net, {})
 
 
 def denoiser(
@@ -107,18 +102,22 @@ def denoiser(
 ) -> Denoiser:
     """The network as a Denoiser, the same one for the same question as long as the network lives: `sample` keeps samplers beside it."""
     key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, doubles)
-    made = Denoiser(
-        Network(net, habits),
-        schedule,
-        prediction,
-        shape=habits.shape,
-        device=x.device,
-        dtype=x.dtype,
-        output_dtype=form.dtype,
-        null={},
-        doubles=doubles,
-    )
-    return _known(net).setdefault(key, made)  # type: ignore[no-any-return]
+    with _lock:
+        kept = _denoisers.setdefault(net, {})
+        if key not in kept:
+            kept[key] = Denoiser(
+                Network(net, habits),
+                schedule,
+                prediction,
+                device=x.device,
+                dtype=x.dtype,
+                output_dtype=form.dtype,
+                null={},
+                doubles=doubles,
+            )
+            if len(kept) > _MOST:
+                del kept[next(iter(kept))]
+        return kept[key]
 
 
 class Call(NamedTuple):
@@ -145,7 +144,8 @@ def standing_in(net: Module, note: Callable[[Call], object], random: Callable[..
         arguments = _held(arguments)
         x = next(iter(arguments.values()))
         key = (tuple(x.shape[1:]), x.dtype, arguments.get("return_dict"))
-        known = _known(net)
+        with _lock:
+            known = _forms.setdefault(net, {})
         if key not in known:
             made = net(*args, **kwargs)
             raw = output(made)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch.nn import Module
 
 from fastsolve import solvers
@@ -37,7 +36,8 @@ class Accelerated:
         solvers.get(asked["solver"])
         if asked["steps"] is not None and asked["nfe"] is not None:
             raise ValueError(f"give one of steps and nfe, not both (steps={asked['steps']}, nfe={asked['nfe']})")
-        self.pipe, self._asked = pipe, asked
+        self.pipe: Any = pipe
+        self._asked = asked
         names = inspect.signature(type(pipe).__call__).parameters
         if not self._networks() or "num_inference_steps" not in names or not hasattr(pipe, "scheduler"):
             raise self._refused("it is no loop of num_inference_steps over a network `unet` or `transformer`")
@@ -63,7 +63,7 @@ class Accelerated:
         if steps is not None:
             if "num_inference_steps" in said and given["num_inference_steps"] != steps:
                 raise ValueError(
-                    f"num_inference_steps is {given['num_inference_steps']}, and accelerate was asked for {steps} steps: leave one of them out"
+                    f"num_inference_steps is {given['num_inference_steps']}, and accelerate was asked for {steps} steps: leave one out"
                 )
             given["num_inference_steps"] = steps
         callback = given.get("callback_on_step_end")
@@ -97,9 +97,10 @@ class Accelerated:
         annotation = str(inspect.signature(type(self.pipe).__init__).parameters["scheduler"].annotation)
         flow = "FlowMatch" in annotation
         if (flow and law.family != "flow") or ("KarrasDiffusionSchedulers" in annotation and law.family == "flow"):
+            made_for = "flow matching" if flow else "a model trained on betas"
             raise ValueError(
-                f"{type(self.pipe).__name__} is made for {'flow matching' if flow else 'a model trained on betas'}, and the config of its "
-                f"{type(scheduler).__name__} is of the family {law.family!r}: with that the result is noise. Give the pipeline its own scheduler"
+                f"{type(self.pipe).__name__} is made for {made_for}, and the config of its {type(scheduler).__name__} is of the family "
+                f"{law.family!r}: the result would be noise. Give the pipeline the scheduler it was saved with"
             )
         return law
 
@@ -127,8 +128,12 @@ class Accelerated:
 
     def _check(self, given: Mapping[str, Any], callback: object) -> None:
         if given.get("callback") is not None:
-            raise ValueError("callback is diffusers' old argument: give callback_on_step_end=(pipe, step, timestep, {'latents': ...}) -> {}")
-        wanted = list(getattr(callback, "tensor_inputs", given.get("callback_on_step_end_tensor_inputs") or ["latents"]))
+            raise ValueError(
+                "callback is diffusers' old argument: give callback_on_step_end=(pipe, step, timestep, {'latents': ...}) -> {}"
+            )
+        wanted = list(
+            getattr(callback, "tensor_inputs", given.get("callback_on_step_end_tensor_inputs") or ["latents"])
+        )
         if callback is not None and wanted != ["latents"]:
             raise ValueError(f"callback_on_step_end can be shown ['latents'] here, not {wanted}")
         for name, net in self._networks().items():
@@ -137,8 +142,8 @@ class Accelerated:
 
     def _refused(self, why: str) -> ValueError:
         return ValueError(
-            f"accelerate cannot run {type(self.pipe).__name__}: {why}. A scheduler can: pipe.scheduler = "
-            f"fastsolve.adapters.diffusers.FastSolveScheduler.from_config(pipe.scheduler.config, solver={self._asked['solver']!r})"
+            f"accelerate cannot run {type(self.pipe).__name__}: {why}. A scheduler can, for solvers of a fixed number of calls per step: "
+            "pipe.scheduler = fastsolve.adapters.diffusers.FastSolveScheduler.from_config(pipe.scheduler.config, solver=...)"
         )
 
 

@@ -36,7 +36,10 @@ def state(plan: Plan, latents: Tensor, scale: float, draw: Callable[[], Tensor])
     names = ["x0", *(f"s{i}" for i in range(1, len(plan.variables)))]
     seen = plan.evals[0].x
     terms = next((dict(row.terms) for row in plan.rows() if row.out == seen), {seen: 1.0})
-    u = [sum(terms.get(name, 0.0) * row[j] for name, row in zip(names, plan.variables, strict=True)) for j in range(len(names))]
+    u = [
+        sum(terms.get(name, 0.0) * row[j] for name, row in zip(names, plan.variables, strict=True))
+        for j in range(len(names))
+    ]
     u = [c / math.hypot(*u) for c in u]
     drawn = [draw().float() for _ in u]
     along = latents / scale - sum(c * z for c, z in zip(u, drawn, strict=True))

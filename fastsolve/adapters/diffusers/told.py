@@ -10,9 +10,7 @@ from torch import Tensor
 
 from fastsolve.watching import Step
 
-_ELSE = (
-    "a run by accelerate can be looked at and stopped, not changed: take a scheduler of fastsolve.adapters.diffusers for that"
-)
+_ELSE = "a run by accelerate can be looked at and stopped, not changed: take a scheduler of fastsolve.adapters.diffusers for that"
 
 
 class Told:
@@ -23,7 +21,12 @@ class Told:
     """
 
     def __init__(
-        self, callback: Callable[..., Any] | None, pipe: Any, times: Tensor, dtype: torch.dtype, tick: Callable[[int], object]
+        self,
+        callback: Callable[..., Any] | None,
+        pipe: Any,
+        times: Tensor,
+        dtype: torch.dtype,
+        tick: Callable[[int], object],
     ) -> None:
         self._callback, self._pipe, self._times, self._dtype, self._tick = callback, pipe, times, dtype, tick
         self.latents: Tensor | None = None
@@ -43,7 +46,9 @@ class Told:
             raise ValueError(f"callback_on_step_end wrote into the latents: {_ELSE}")
         given = made if isinstance(made, Mapping) else {}
         changed = [name for name, value in given.items() if value is not latents]
-        changed += [name for name, value in before.items() if name != "_interrupt" and vars(self._pipe).get(name) is not value]
+        changed += [
+            name for name, value in before.items() if name != "_interrupt" and vars(self._pipe).get(name) is not value
+        ]
         if changed:
             raise ValueError(f"callback_on_step_end changed {changed[0]}: {_ELSE}")
         if vars(self._pipe).get("_interrupt"):
