@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -68,7 +69,7 @@ def law_of(config: Config, solver: str = "dpmpp_2m", *, compat: bool = False) ->
         case "flow":
             return _flow(said, solver, order, compat)
         case "ve":
-            return _ve(said, order, _is_cosine(config))
+            return _ve(said, order, is_cosine(config))
     return _vp(said, solver, order)
 
 
@@ -145,7 +146,15 @@ def _flow(config: Config, solver: str, order: int, compat: bool) -> Law:
     )  # fmt: skip
 
 
-def _is_cosine(config: Config) -> bool:
+def kept_of(config: Config, reader: type, family: str) -> dict[str, Any]:
+    """What says of the model, where it is a default of the config's class but not of the class that reads it."""
+    keys = {"vp": MODEL_KEYS[:6], "ve": MODEL_KEYS[:1] + MODEL_KEYS[5:], "flow": MODEL_KEYS[:1]}[family]
+    defaults = {name: p.default for name, p in inspect.signature(reader).parameters.items()}
+    unsaid = set(config.get("_use_default_values") or ()) & set(keys) & set(defaults)
+    return {key: config[key] for key in unsaid if key in config and config[key] != defaults[key]}
+
+
+def is_cosine(config: Config) -> bool:
     """CosineDPMSolverMultistepScheduler, by what EDM's two classes do not have or have beside."""
     named = config.get("_class_name") == "CosineDPMSolverMultistepScheduler" or config.get("clock") == "atan"
     return named or ("solver_order" in config and "algorithm_type" not in config)
