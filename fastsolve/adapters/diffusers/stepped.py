@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fastsolve.adapters.diffusers.law import Law
 from fastsolve.adapters.diffusers.layout import Layout, checked_times, stages
-from fastsolve.arguments import Seed
+from fastsolve.adapters.diffusers.seeds import Generators, seed_of
 from fastsolve.schedules import Node
 from fastsolve.stepping import Stepper, Stepping
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
 _KEPT = 16  # compiled plans: of as many shapes, dtypes, devices and starts
 
 
@@ -204,7 +203,7 @@ class Stepped:
             if len(self._steppers) >= _KEPT:
                 self._steppers.clear()
             self._steppers[key] = stepper
-        run.stepping = stepping = stepper.begin(_seed(generator, len(sample)) if plan.draws else 0)
+        run.stepping = stepping = stepper.begin(seed_of(generator, len(sample)) if plan.draws else 0)
         return stepping
 
     def _node(self, time: float | Tensor | None) -> Node:
@@ -230,22 +229,3 @@ class Stepped:
             for values in ([n.alpha for n in nodes], [n.sigma for n in nodes])
         )
         return alpha * sample + sigma * noise
-
-
-def _seed(generator: Generators, batch: int) -> Seed:
-    """One seed for each sample, from its generator, the one that all have, or torch's own."""
-    if isinstance(generator, torch.Generator):
-        return generator
-    if generator is None:
-        return torch.randint(-(2**63), 2**63 - 1, (batch,), dtype=torch.int64)
-    given = list(generator)
-    if len(given) == 1:
-        return given[0]
-    if len(given) != batch:
-        raise ValueError(f"{len(given)} generators are given for {batch} samples: give one, or one for each")
-    return torch.cat([_drawn(one) for one in given])
-
-
-def _drawn(generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator, device=generator.device, dtype=torch.int64)
-    return drawn.cpu()
