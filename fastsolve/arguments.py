@@ -91,19 +91,24 @@ def full_shape(given: Sequence[int] | None, sample_shape: tuple[int, ...] | None
 def place(given: torch.device | str | None, denoiser: Denoiser) -> torch.device:
     """The device of a run: where the model lives."""
     lives = torch.device(denoiser.device or "cpu")
+    found = usable(lives if given is None else given, given is not None)
+    if isinstance(denoiser.model, torch.nn.Module) and found.type != lives.type:
+        raise ValueError(f"device {given} was asked for, but the model lives on {lives}")
+    return found
+
+
+def usable(device: torch.device | str, tried: bool = True) -> torch.device:
+    """A device with its number ("cuda" becomes "cuda:0"). tried: it must hold data, too, for which the host waits."""
     try:
-        asked = lives if given is None else torch.device(given)
-        made = torch.zeros(1, device=asked)
-        if given is not None:
-            made.sum().item()  # a device that can be named may still not be there, or hold no data
+        made = torch.zeros(1, device=torch.device(device))
+        if tried:
+            made.sum().item()  # a device that can be named may still not be there
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         found = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise ValueError(
-            f"device {given or lives!s} cannot be used here, there is {found}: {str(error).splitlines()[0]}"
+            f"device {device!s} cannot be used here, there is {found}: {str(error).splitlines()[0]}"
         ) from None
-    if isinstance(denoiser.model, torch.nn.Module) and asked.type != lives.type:
-        raise ValueError(f"device {given} was asked for, but the model lives on {lives}")
-    return made.device  # "cuda" has become "cuda:0"
+    return made.device
 
 
 def keys(seed: Seed, batch: int) -> npt.NDArray[np.uint64]:

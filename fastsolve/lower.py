@@ -12,9 +12,10 @@ from itertools import pairwise
 import numpy as np
 
 from fastsolve import ops
+from fastsolve.memory import Memory
 from fastsolve.ops import Apply, Eval, Group, Middle, Rows, history, raw_names, spelled, start_names, substituted
 from fastsolve.plan import Plan
-from fastsolve.program import START, STEP, Call, Launch, Mid, Program, Row, Seen, Slot
+from fastsolve.program import START, STEP, Call, Launch, Mid, Program, Row, Seen
 
 
 @functools.lru_cache(maxsize=128)
@@ -30,6 +31,7 @@ def lower(
     blend: str = "",
     paired: bool = False,
     seen: tuple[int, ...] = (),
+    open: bool = False,
 ) -> Program:
     """The program of a plan.
 
@@ -38,6 +40,8 @@ def lower(
     caller and not from noise, the "state" at the first level, or the "data" to which noise is added. noise: the draws come from the
     caller. blend: "inpaint" blends data predictions with what is known, "overwrite" the model's input and the result. paired: a guided
     call is one, on a doubled batch. seen: calls of the model, by number, whose state and data prediction are held until the launch after.
+    open: the state of a call may be another one when its output comes: a launch reads it as it is then, and writes over nothing that
+    it reads. The program has `states`.
     """
     starts: Rows = {}
     for i, (name, row) in enumerate(zip(start_names(len(plan.start)), plan.start, strict=True)):
@@ -46,11 +50,12 @@ def lower(
         _, alpha, sigma = plan.levels[0]
         starts["x0"] = {name: c for name, c in (("start0", alpha), ("noise0", sigma)) if c}
     inpaint = blend == "inpaint"
-    groups = _opened(spelled(plan.ops, history(plan.ops, state_bytes, raw_bytes, reused, inpaint), inpaint), starts)
+    stored = history(plan.ops, state_bytes, raw_bytes, reused, inpaint)
+    groups = _opened(spelled(plan.ops, stored, inpaint, not open), starts)
     shape = _Shape(cast, paired, blend == "overwrite")
     groups, looks = _looked_at(groups, plan, seen)
     groups = _pruned(_with_inputs(groups, plan.out, shape), plan.out, shape, looks)
-    return _Placing(plan, shape, given, noise, bool(blend), looks).program(groups)
+    return _Placing(plan, shape, given, noise, bool(blend), looks, open).program(groups)
 
 
 def _opened(groups: list[Group], starts: Rows) -> list[Group]:
@@ -133,32 +138,6 @@ def _pruned(groups: list[Group], out: str, shape: _Shape, looks: Looks) -> list[
     return kept[::-1]
 
 
-class _Memory:
-    """Slots of symbols; a buffer is given back with its symbol's last use."""
-
-    def __init__(self) -> None:
-        self.slots: list[Slot] = []
-        self.held: dict[str, int] = {}
-        self._free: dict[str, list[int]] = {}
-
-    def take(self, symbol: str, kind: str) -> int:
-        free = self._free.setdefault(kind, [])
-        if not free:
-            free.append(len(self.slots))
-            self.slots.append(Slot(kind))
-            if kind == "pair":
-                self.slots.append(Slot("twin"))  # the second half of the tensor before
-        self.held[symbol] = free.pop()
-        if kind == "pair":
-            self.held[symbol + "'"] = self.held[symbol] + 1
-        return self.held[symbol]
-
-    def release(self, symbol: str) -> None:
-        slot = self.held.pop(symbol)
-        if (kind := self.slots[slot].kind) != "twin":
-            self._free[kind].append(slot)
-
-
 def _rank(term: tuple[str, float]) -> tuple[int, int, str]:
     """States, data predictions, raw outputs, draws; each kind by its number."""
     name = term[0]
@@ -168,9 +147,11 @@ def _rank(term: tuple[str, float]) -> tuple[int, int, str]:
 class _Placing:
     """Gives every symbol a slot and every term a place, launch by launch."""
 
-    def __init__(self, plan: Plan, shape: _Shape, given: str, noise: bool, blend: bool, looks: Looks) -> None:
-        self._plan, self._shape, self._looks = plan, shape, looks
-        self._memory, self._table = _Memory(), list[float]()
+    def __init__(
+        self, plan: Plan, shape: _Shape, given: str, noise: bool, blend: bool, looks: Looks, open: bool
+    ) -> None:
+        self._plan, self._shape, self._looks, self._open = plan, shape, looks, open
+        self._memory, self._table = Memory(), list[float]()
         self._caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
         self._caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
         self._caller += ["mask", "known"] if blend else []
@@ -179,17 +160,17 @@ class _Placing:
 
     def program(self, groups: list[Group]) -> Program:
         last = self._last_uses(groups)
-        launches, made, seen = [], [], []
+        launches, made, seen, states = [], [], [], []
         for index, (calls, middles, rows) in enumerate(groups):
+            states += [self._memory.held.get(call.x, -1) for call in calls if self._open and isinstance(call, Eval)]
             made.append(tuple(map(self._called, calls)))
             launches.append(self._launched(index, middles, rows, last))
             held = self._memory.held
             seen += [Seen(index, number, held[x], held[d]) for number, (at, x, d) in self._looks.items() if at == index]
         levels = np.array([call.t for call in self._plan.evals])
         steps = tuple(zip(made[1:], launches[1:], strict=True))
-        return Program(
-            tuple(self._memory.slots), launches[0], steps, np.array(self._table), levels, self._plan.draws, tuple(seen)
-        )
+        slots, table = tuple(self._memory.slots), np.array(self._table)
+        return Program(slots, launches[0], steps, table, levels, self._plan.draws, tuple(seen), tuple(states))
 
     def _last_uses(self, groups: list[Group]) -> dict[str, int]:
         last: dict[str, int] = {}
@@ -226,8 +207,9 @@ class _Placing:
             raise ValueError(f"launch {index} reads {', '.join(draws)}, of which not all are draws")
         place = {name: p for p, name in enumerate([*sources, *draws, *middles])}
         slots = tuple(memory.held[name] for name in sources)
-        for name in [name for name in memory.held if last.get(name, -1) <= index and name not in self._caller]:
-            memory.release(name)
+        over = [name for name in memory.held if last.get(name, -1) <= index and name not in self._caller]
+        if not self._open:
+            memory.release(over)
         mids = []
         for name, terms in sums.items():
             op, numbers = middles[name].op, middles[name].numbers
@@ -242,6 +224,8 @@ class _Placing:
                 memory.take(name, "out" if name == out else "input" if name[0] == "i" else "state")
             placed.append(Row(memory.held[name], tuple(place[term] for term in terms), len(table)))
             table.extend(terms.values())
+        if self._open:
+            memory.release(over)
         first = self._plan.first_draw
         numbered = tuple((START, int(n[5:])) if n[0] == "n" else (STEP, first + int(n[1:])) for n in draws)
         return Launch(slots, numbered, tuple(placed), tuple(mids))

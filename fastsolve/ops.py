@@ -125,12 +125,12 @@ def _grouped(ops: Ops) -> Iterator[tuple[tuple[Call, ...], Update]]:
             calls.append(op)
 
 
-def spelled(ops: Ops, stored: frozenset[str], blended: bool = False) -> list[Group]:
+def spelled(ops: Ops, stored: frozenset[str], blended: bool = False, fewer: bool = True) -> list[Group]:
     """The program's launches over tensors, raw outputs and draws; group 0 has no calls and holds what comes before the first.
 
     A data prediction is spelled out as (x, raw) unless it is `stored`: then the launch after its call writes it as a row, and later
-    launches read that. A state that the launch before has made from tensors which are read anyway is spelled out too: one read less.
-    blended: every data prediction is blended with what the caller knows of it.
+    launches read that. fewer: a state that the launch before has made from tensors which are read anyway is spelled out too: one read
+    less. blended: every data prediction is blended with what the caller knows of it.
     """
     made_by = [op for op in ops if not isinstance(op, Update)]
     # What a function makes of a prediction is blended, not the prediction.
@@ -151,7 +151,7 @@ def spelled(ops: Ops, stored: frozenset[str], blended: bool = False) -> list[Gro
                 else:
                     terms = merge(terms, [(symbol, c * factor) for symbol, factor in meaning[name]])
             rows[row.out] = terms
-        rows = _fewer_reads(rows, made)
+        rows = _fewer_reads(rows, made) if fewer else rows
         if not calls:
             groups[0].rows.update(rows)
         else:

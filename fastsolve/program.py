@@ -89,6 +89,7 @@ class Program:
     """Launch `opening`, then for each step its calls and its launch. `table`: float64 coefficients, `table32` the same rounded once.
 
     levels: the clock of each call. table is [n] and levels [calls], or [B, n] and [calls, B] where every sample has numbers of its own.
+    states: of a program that is open to another state, its slot at each call, -1 where the call's input alone is read.
     """
 
     slots: tuple[Slot, ...]
@@ -98,6 +99,7 @@ class Program:
     levels: npt.NDArray[np.float64]
     draws: int
     seen: tuple[Seen, ...] = ()
+    states: tuple[int, ...] = ()
 
     @property
     def table32(self) -> npt.NDArray[np.float32]:
@@ -118,7 +120,7 @@ class Program:
     def structure(self) -> Hashable:
         """All but the numbers: programs with the same one differ in coefficients and levels only, and share buffers, kernels and graphs."""
         calls = tuple(tuple(_told(call) for call in made) for made, _ in self.steps)
-        return _token((self.slots, self.launches, calls, self.table.shape[:-1], self.seen))
+        return _token((self.slots, self.launches, calls, self.table.shape[:-1], self.seen, self.states))
 
 
 def _told(call: Call) -> Hashable:

@@ -32,7 +32,7 @@ class Row:
 DEVICE = "torch triton"
 MATHS = Row(never=DEVICE)
 ANY = "*"
-ADAPTERS = "__init__ api arguments controls denoiser grids plan planner predictions sampler schedules solvers watching"
+ADAPTERS = "__init__ api arguments controls denoiser grids plan planner predictions sampler schedules solvers stepping watching"
 
 # A file's row is that of its path, or else of its top folder; a room may import itself. `_C` and `_cuda` are the native modules.
 LAW = {
@@ -55,7 +55,8 @@ LAW = {
     "advice": Row("grids schedules walks", never=DEVICE),
     "planner": Row("advice controls draft forms grids plan predictions schedules solvers walks", never=DEVICE),
     "program": Row(never=DEVICE),
-    "lower": Row("forms ops plan program", never=DEVICE),
+    "memory": Row("program", never=DEVICE),
+    "lower": Row("forms memory ops plan program", never=DEVICE),
     "kernels": Row(),
     "executors": Row("kernels program philox plan _C _cuda"),
     "executors/__init__": Row("kernels program philox plan _C _cuda", discovers=True),
@@ -64,6 +65,7 @@ LAW = {
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
     "adapters": Row(ADAPTERS),
+    "adapters/diffusers/scheduler": Row(ADAPTERS, extras="diffusers"),
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
     "branches": Row("denoiser"),
     "budgets": Row("arguments"),
@@ -74,6 +76,7 @@ LAW = {
     "compiled": Row(
         "arguments controls denoiser executors functions grids lower plan planner predictions program schedules"
     ),
+    "stepping": Row("arguments executors lower plan"),
     "sampler": Row(ANY),
     "inversion": Row("denoiser grids predictions sampler schedules"),
     "likelihood": Row(

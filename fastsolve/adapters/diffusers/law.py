@@ -142,9 +142,9 @@ class Law:
 
     def _shifted(self, mu: float | None) -> Schedule:
         if not self.dynamic:
-            if mu is not None:
+            if mu is not None and self.family != "flow":  # Flux' pipelines give it to every scheduler
                 raise ValueError(
-                    f"mu={mu:g} is given, but the config has no use_dynamic_shifting=True: leave mu out, or set shift"
+                    f"mu={mu:g} shifts flow-matching levels, and this is a model of noise levels: leave mu out"
                 )
             return self.schedule
         if mu is None:

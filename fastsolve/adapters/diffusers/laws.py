@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -64,31 +65,32 @@ def law_of(config: Config, solver: str = "dpmpp_2m", *, compat: bool = False) ->
             "dynamic thresholding (thresholding=True) is a function of every data prediction, which a scheduler here does not have: set "
             "thresholding=False, or run fastsolve.sample(..., x0_hook=fastsolve.dynamic_threshold(0.995, 1.0))"
         )
-    match family_of(said):
+    match family_of(config):
         case "flow":
             return _flow(said, solver, order, compat)
         case "ve":
-            return _ve(said, order)
+            return _ve(said, order, is_cosine(config))
     return _vp(said, solver, order)
 
 
 def family_of(config: Config) -> str:
-    """ "flow", "ve" or "vp". Raises ValueError for classes of other laws."""
-    name = str(config.get("_class_name") or "")
+    """Whether it is of "flow", "ve" or "vp": by the class where the config names it, else by the keys that it has.
+
+    Raises ValueError for other laws.
+    """
+    name, keys = str(config.get("_class_name") or ""), {key for key, value in config.items() if value is not None}
     if name in _ELSEWHERE:
         raise ValueError(
-            f"the law of {name} is none of VP, VE and flow matching by a table or a clock, or its steps are its own: keep that scheduler"
+            f"{name} is not a law of noise by a table of betas, by EDM's sigma or by flow matching's t, or its steps are a model's own: "
+            "keep that scheduler"
         )
     if name in _FLOW or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
         return "flow"
     if name in _VE or _log_sigma(config):
         return "ve"
-    known = any(
-        key in config for key in ("beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing")
-    )
-    if not known and any(key in config for key in ("shift", "base_shift", "use_dynamic_shifting", "invert_sigmas")):
-        return "flow"
-    return "ve" if not known and "sigma_data" in config else "vp"
+    if keys & {"beta_start", "beta_end", "beta_schedule", "trained_betas"}:
+        return "vp"
+    return "flow" if keys & {"shift", "base_shift", "invert_sigmas"} else "ve" if "sigma_data" in keys else "vp"
 
 
 def _log_sigma(config: Config) -> bool:
@@ -144,8 +146,21 @@ def _flow(config: Config, solver: str, order: int, compat: bool) -> Law:
     )  # fmt: skip
 
 
-def _ve(config: Config, order: int) -> Law:
-    name = config.get("_class_name")
+def kept_of(config: Config, reader: type, family: str) -> dict[str, Any]:
+    """What says of the model, where it is a default of the config's class but not of the class that reads it."""
+    keys = {"vp": MODEL_KEYS[:6], "ve": MODEL_KEYS[:1] + MODEL_KEYS[5:], "flow": MODEL_KEYS[:1]}[family]
+    defaults = {name: p.default for name, p in inspect.signature(reader).parameters.items()}
+    unsaid = set(config.get("_use_default_values") or ()) & set(keys) & set(defaults)
+    return {key: config[key] for key in unsaid if key in config and config[key] != defaults[key]}
+
+
+def is_cosine(config: Config) -> bool:
+    """CosineDPMSolverMultistepScheduler, by what EDM's two classes do not have or have beside."""
+    named = config.get("_class_name") == "CosineDPMSolverMultistepScheduler" or config.get("clock") == "atan"
+    return named or ("solver_order" in config and "algorithm_type" not in config)
+
+
+def _ve(config: Config, order: int, cosine: bool) -> Law:
     if _log_sigma(config):
         schedule = EDM(config.get("sigma_min", 0.002), config.get("sigma_max", 700.0), 1.0)
         told, rho, kind, scaled = "log", 7.0, "karras" if config.get("use_karras_sigmas") else "exponential", True
@@ -153,7 +168,6 @@ def _ve(config: Config, order: int) -> Law:
             raise ValueError('timestep_type "continuous" needs use_karras_sigmas=True or use_exponential_sigmas=True')
         scaled = config.get("timestep_spacing", "linspace") != "leading"
     else:
-        cosine = name == "CosineDPMSolverMultistepScheduler" or config.get("clock") == "atan"
         ends = (0.3, 500.0, 1.0) if cosine else (0.002, 80.0, 0.5)
         schedule = EDM(
             *(config.get(key, usual) for key, usual in zip(("sigma_min", "sigma_max", "sigma_data"), ends, strict=True))
