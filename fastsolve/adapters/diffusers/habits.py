@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from fastsolve.adapters.diffusers.law import Law
-from fastsolve.adapters.diffusers.network import BESIDE, Call, Form, Habits, leading
+from fastsolve.adapters.diffusers.network import BESIDE, Call, Habits, leading
 from fastsolve.controls import Guidance
 
 
@@ -19,12 +19,14 @@ class UnlikeError(ValueError):
 
 
 class Turn(NamedTuple):
-    """A turn of the loop. conditions: of the conditional call, and of the other one where there is guidance. doubled: both in one call."""
+    """A turn of the loop. made: what the scheduler was given. share: of the scheduler's time that the network is told. doubled: both
+    branches in one call. conditions: of the conditional branch, and of the other one where there is guidance.
+    """
 
-    net: Module
+    calls: Sequence[Call]
+    made: Tensor
     habits: Habits
-    form: Form
-    x: Tensor
+    share: float
     doubled: bool
     guidance: Guidance | None
     conditions: list[dict[str, object]]
@@ -39,46 +41,70 @@ class _Branch(NamedTuple):
 def seen(
     calls: Sequence[Call], made: Tensor, time: float, latents: Tensor, law: Law, guidances: list[Guidance]
 ) -> Turn:
-    """What the calls of the network, and what the scheduler was then given as its output at `time`, have in common with others.
+    """What the first turn shows: the calls of the network, and what the scheduler was then given as its output at `time`.
 
     guidances: those that the pipeline's arguments may mean. Raises UnlikeError for what is none of ours.
     """
     if not calls:
-        raise UnlikeError("its network is no `unet` or `transformer` that is called in every step")
-    first = calls[0]
-    if any(call.net is not first.net for call in calls):
+        raise UnlikeError("it does not call its `unet` or `transformer` in every step")
+    if any(call.net is not calls[0].net for call in calls):
         raise UnlikeError("it calls several networks in a step")
-    branches, doubled = _branches(calls, len(latents))
+    branches = _branches(calls, len(latents))
     if made.shape != latents.shape:
         raise UnlikeError(f"its scheduler is given {list(made.shape)} for latents of {list(latents.shape)}")
-    outs = [leading(branch.out, latents.shape[1:]) for branch in branches]
-    guidance, order = _combined(outs, made, guidances)
-    name = next(iter(first.arguments))
-    factor, tokens = _clock(first.arguments.get("timestep"), time, law, len(first.out))
-    along = {_along(branch, latents) for branch in branches}
-    if len(along) > 1:
-        raise UnlikeError("the inputs of its two calls are not alike")
-    habits = Habits(name, law.told, factor, tokens, along.pop())
-    conditions = [branches[i].conditions for i in order]
-    return Turn(first.net, habits, first.form, first.arguments[name], doubled, guidance, conditions)
+    guidance, order = _combined([leading(branch.out, latents.shape[1:]) for branch in branches], made, guidances)
+    share, tokens = _clock(calls[0], time, law.train_steps)
+    along = _along(branches[0].x, latents)
+    for branch in branches:
+        if along:
+            branch.conditions[BESIDE] = _beside(branch.x, latents, along)
+    unit = law.train_steps if law.told.startswith("flow") else 1.0
+    habits = Habits(calls[0].name, law.told, share * unit, tokens, along)
+    turn = Turn(
+        calls, made, habits, share, len(calls) < len(branches), guidance, [branches[i].conditions for i in order]
+    )
+    check(turn, calls, made, time, latents)
+    return turn
 
 
-def _branches(calls: Sequence[Call], batch: int) -> tuple[list[_Branch], bool]:
-    """The inputs, arguments and outputs of each branch; whether they came in one call."""
+def check(first: Turn, calls: Sequence[Call], made: Tensor, time: float, latents: Tensor) -> None:
+    """Raises UnlikeError where a turn differs from the first one in more than the time and the latents; outputs are the same."""
+    if [call.net for call in calls] != [call.net for call in first.calls]:
+        raise UnlikeError("which networks it calls changes from step to step")
+    for one, call in zip(first.calls, calls, strict=True):
+        for key in one.arguments.keys() | call.arguments.keys():
+            if key not in (call.name, "timestep") and not _same(one.arguments.get(key), call.arguments.get(key)):
+                raise UnlikeError(f"{key} of its network changes from step to step (as what a ControlNet adds does)")
+        told, expected = _told(call), first.share * time
+        if abs(told - expected) > 4.0 * call.eps * abs(expected):
+            raise UnlikeError(
+                f"its network is told {told:g} at the scheduler's time {time:g}, and in its first step the {first.share:g}th of it"
+            )
+        if not _holds(call.x, latents, first.habits.along):
+            raise UnlikeError("the input of its network is not the latents, as they are or with others beside them")
+        if first.habits.along and not _same(*(_beside(c.x, latents, first.habits.along) for c in (one, call))):
+            raise UnlikeError("what is beside the latents changes from step to step")
+    if not _same(made, first.made):
+        raise UnlikeError("its guidance changes from step to step")
+
+
+def _branches(calls: Sequence[Call], batch: int) -> list[_Branch]:
+    """The inputs, arguments and outputs of each branch."""
     found = []
     for call in calls:
-        (_, x), *rest = call.arguments.items()
+        x = call.x
         if not isinstance(x, Tensor) or x.dim() == 0 or len(x) % batch:
             raise UnlikeError(f"its network is called on something else than {batch} latents")
         parts = len(x) // batch
+        rest = {key: value for key, value in call.arguments.items() if key not in (call.name, "timestep")}
         for i in range(parts):
-            conditions = {key: _part(value, len(x), parts, i) for key, value in rest if key != "timestep"}
+            conditions = {key: _part(value, len(x), parts, i) for key, value in rest.items()}
             found.append(_Branch(x.chunk(parts)[i], conditions, call.out.chunk(parts)[i]))
     if len(found) > 2:
         raise UnlikeError(
             f"it asks its network {len(found)} times for each sample in a step, which is no guidance of ours"
         )
-    return found, len(calls) < len(found)
+    return found
 
 
 def _part(value: Any, rows: int, parts: int, i: int) -> Any:
@@ -94,18 +120,24 @@ def _part(value: Any, rows: int, parts: int, i: int) -> Any:
     return value
 
 
-def _along(branch: _Branch, latents: Tensor) -> int:
-    """The dimension in which the input is wider than the latents, 0 for none. What is beside them becomes a condition."""
-    x, shape = branch.x, latents.shape
-    wider = [dim for dim, size in enumerate(shape) if x.dim() == len(shape) and x.shape[dim] > size]
-    if len(wider) < 2 and x.dim() == len(shape):
-        along = wider[0] if wider else 0
-        head = x.narrow(along, 0, shape[along])
-        if head.shape == shape and torch.equal(head, latents.to(x.dtype)):
-            if along:
-                branch.conditions[BESIDE] = x.narrow(along, shape[along], x.shape[along] - shape[along])
-            return along
-    raise UnlikeError("the input of its network is not the latents, as they are or with others beside them")
+def _along(x: Tensor, latents: Tensor) -> int:
+    """The dimension in which the input is wider than the latents, 0 for none."""
+    if x.dim() != latents.dim():
+        return 0  # and `check` says so
+    return next((dim for dim in range(1, x.dim()) if x.shape[dim] > latents.shape[dim]), 0)
+
+
+def _holds(x: Tensor, latents: Tensor, along: int) -> bool:
+    """Whether the input is the latents, once for each of its branches, with others beside them or not."""
+    if x.dim() != latents.dim() or len(x) % len(latents) or x.shape[along] < latents.shape[along]:
+        return False
+    head = x.narrow(along, 0, latents.shape[along]) if along else x
+    parts = head.reshape(-1, *latents.shape) if head.shape[1:] == latents.shape[1:] else head.new_empty(0)
+    return bool(parts.numel()) and bool((parts == latents.to(x.dtype)).all())
+
+
+def _beside(x: Tensor, latents: Tensor, along: int) -> Tensor:
+    return x.narrow(along, latents.shape[along], x.shape[along] - latents.shape[along])
 
 
 def _combined(outs: list[Tensor], made: Tensor, guidances: list[Guidance]) -> tuple[Guidance | None, list[int]]:
@@ -137,33 +169,20 @@ def _close(made: Tensor, expected: Tensor, scale: float) -> bool:
     return bool(error <= 4.0 * torch.finfo(made.dtype).eps * scale)
 
 
-def _clock(given: object, time: float, law: Law, rows: int) -> tuple[float, tuple[int, ...]]:
-    """The factor from the law's time to what the network is given, with its unit, and the shape of that beside the rows."""
-    told = torch.as_tensor(given) if isinstance(given, Tensor | float | int) else torch.empty(0)
-    if not told.numel() or not told.is_floating_point():
-        raise UnlikeError("its network is not given the scheduler's time, in floating point, as `timestep`")
-    low, high = float(told.min()), float(told.max())
-    for factor in (1.0, 1.0 / law.train_steps):
-        near = 4.0 * torch.finfo(told.dtype).eps * abs(factor * time)
-        if low == high and abs(low - factor * time) <= near:
-            unit = law.train_steps if law.told.startswith("flow") else 1.0
-            return factor * unit, tuple(told.shape[1:]) if told.dim() and len(told) == rows else ()
-    raise UnlikeError(
-        f"its network is given {low:g} to {high:g} at the scheduler's time {time:g}, which is neither that nor a share"
-    )
+def _clock(call: Call, time: float, train_steps: int) -> tuple[float, tuple[int, ...]]:
+    """The share of the scheduler's time that the network is told, and the shape of the times of one sample."""
+    told = call.arguments.get("timestep")
+    if not isinstance(told, Tensor) or not told.is_floating_point() or bool((told != told.reshape(-1)[0]).any()):
+        raise UnlikeError("its network is not told one time, in floating point, as `timestep`")
+    for share in (1.0, 1.0 / train_steps):
+        if abs(_told(call) - share * time) <= 4.0 * call.eps * abs(share * time):
+            return share, tuple(told.shape[1:]) if told.dim() > 1 and len(told) == len(call.x) else ()
+    raise UnlikeError(f"its network is told {_told(call):g} at the scheduler's time {time:g}, which is no share of it")
 
 
-def changes(before: Turn, now: Turn) -> Iterator[str]:
-    """What is not the same in two turns."""
-    if before.net is not now.net:
-        yield "the network"
-    if before.guidance != now.guidance or len(before.conditions) != len(now.conditions):
-        yield "guidance"
-    elif before.habits != now.habits:
-        yield "the call of the network"
-    else:
-        for one, other in zip(before.conditions, now.conditions, strict=True):
-            yield from (key for key in one.keys() | other.keys() if not _same(one.get(key), other.get(key)))
+def _told(call: Call) -> float:
+    told = call.arguments.get("timestep")
+    return float(told.reshape(-1)[0]) if isinstance(told, Tensor) else math.nan
 
 
 def _same(one: Any, other: Any) -> bool:

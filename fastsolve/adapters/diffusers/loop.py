@@ -14,6 +14,7 @@ from fastsolve.adapters.diffusers import habits, starts
 from fastsolve.adapters.diffusers.habits import Turn, UnlikeError
 from fastsolve.adapters.diffusers.law import Law
 from fastsolve.adapters.diffusers.network import Call, denoiser
+from fastsolve.adapters.diffusers.seeds import seed_of
 from fastsolve.adapters.diffusers.told import Told
 from fastsolve.api import sample
 from fastsolve.controls import Guidance
@@ -21,7 +22,7 @@ from fastsolve.grids import Grid
 from fastsolve.planner import make_plan
 
 
-class Stepped(NamedTuple):
+class Previous(NamedTuple):
     """What pipelines take from a scheduler's step, by name or as the first of a tuple."""
 
     prev_sample: Tensor
@@ -117,32 +118,26 @@ class Loop:
         sample: Tensor,
         generator: object = None,
         return_dict: bool = True,
-    ) -> Stepped:
+    ) -> Previous:
         """A turn of the dry loop, or in its last one the run."""
         calls, self._calls = self._calls, []
         i = self._index(timestep)
-        now = habits.seen(calls, model_output, self._times[i], sample, self._law, self._guidances())
+        time = self._times[i]
         if self._first is None:
-            self._first, self._start, self._latents = now, i, sample
-        else:
-            self._check(now, i, sample)
-        self._made += 1
-        last = vars(self.pipe).get("_num_timesteps", len(self._times) - self._start)
-        if self._made < last:
-            self._before = self.random(*sample.shape, device=sample.device).to(sample.dtype)
-            return Stepped(self._before)
-        return Stepped(self._run(self._first, sample).to(sample.dtype))
-
-    def _check(self, now: Turn, i: int, sample: Tensor) -> None:
-        assert self._first is not None
-        if self._ran or i != self._start + self._made:
+            self._first = habits.seen(calls, model_output, time, sample, self._law, self._guidances())
+            self._start, self._latents = i, sample
+            self._before = self._normal(tuple(sample.shape), sample).to(sample.dtype)
+        elif self._ran or i != self._start + self._made:
             raise UnlikeError("it does not walk its timesteps one after the other")
-        if not (sample is self._before or torch.equal(sample.to(self._before.dtype), self._before)):
+        elif not (sample is self._before or torch.equal(sample.to(self._before.dtype), self._before)):
             raise UnlikeError(
                 "it changes the latents between two steps (as inpainting with a network of 4 channels does)"
             )
-        if changed := next(habits.changes(self._first, now), ""):
-            raise UnlikeError(f"{changed} changes from step to step (as what a ControlNet adds does)")
+        else:
+            habits.check(self._first, calls, model_output, time, sample)
+        self._made += 1
+        last = vars(self.pipe).get("_num_timesteps", len(self._times) - self._start)
+        return Previous(self._before if self._made < last else self._run(self._first, sample).to(sample.dtype))
 
     def _index(self, time: Tensor | float) -> int:
         value = float(time.reshape(-1)[0]) if isinstance(time, Tensor) else float(time)
@@ -152,11 +147,17 @@ class Loop:
         """Told each call of the network."""
         self._calls.append(call)
 
-    def random(self, *shape: int, device: torch.device) -> Tensor:
+    def random(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """What the next call of the network gives back: in every turn the same."""
+        number = len(self._calls)
+        known = self._first.calls[number : number + 1] if self._first is not None else []
+        return known[0].out if known and known[0].out.shape == shape else self._normal(shape, like)
+
+    def _normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Standard normals in float32; nobody else's random state is touched."""
-        if self._random is None or self._random.device != device:
-            self._random = torch.Generator(device).manual_seed(0)
-        return torch.randn(shape, generator=self._random, device=device)
+        if self._random is None or self._random.device != like.device:
+            self._random = torch.Generator(like.device).manual_seed(0)
+        return torch.randn(shape, generator=self._random, device=like.device)
 
     def _draw(self, latents: Tensor, generator: Any) -> Tensor:
         """Normals as a pipeline draws its latents."""
@@ -167,8 +168,6 @@ class Loop:
 
     def _guidances(self) -> list[Guidance]:
         """What the arguments of the call may mean."""
-        if self._first is not None:
-            return [] if self._first.guidance is None else [self._first.guidance]
         numbers = {
             name: float(v)
             for name, v in self._given.items()
@@ -207,10 +206,10 @@ class Loop:
             self.callback is not None or latents.device.type != "cuda"
         )  # where it may be one graph, it stays one
         out = sample(
-            denoiser(turn.net, turn.habits, law.schedule, law.prediction, turn.form, turn.x, turn.doubled),
+            denoiser(turn.calls[0], turn.habits, law.schedule, law.prediction, turn.doubled),
             latents.shape,
             **part,
-            seed=starts.seeds(generator, len(latents)) if plan.draws else 0,
+            seed=seed_of(generator, len(latents)) if plan.draws else 0,
             x_init=state,
             model_kwargs=conditions,
             negative_kwargs=negative[0] if negative else None,

@@ -91,16 +91,36 @@ class Form(NamedTuple):
     wrap: Callable[[Tensor], object]
 
 
+class Call(NamedTuple):
+    """A call of the network by a pipeline in a dry loop. name: of the argument that is its input. out: what it was given back."""
+
+    net: Module
+    name: str
+    arguments: dict[str, Any]
+    form: Form
+    out: Tensor
+
+    @property
+    def x(self) -> Any:
+        """The input."""
+        return self.arguments.get(self.name)
+
+    @property
+    def eps(self) -> float:
+        """The precision of the time it is told."""
+        told = self.arguments.get("timestep")
+        return torch.finfo(told.dtype if isinstance(told, Tensor) and told.is_floating_point() else torch.float32).eps
+
+
 _MOST = 8  # denoisers kept for one network
 _forms: weakref.WeakKeyDictionary[Module, dict[object, Form]] = weakref.WeakKeyDictionary()
 _denoisers: weakref.WeakKeyDictionary[Module, dict[object, Denoiser]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def denoiser(
-    net: Module, habits: Habits, schedule: Schedule, prediction: Prediction, form: Form, x: Tensor, doubles: bool
-) -> Denoiser:
-    """The network as a Denoiser, the same one for the same question as long as the network lives: `sample` keeps samplers beside it."""
+def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction, doubles: bool) -> Denoiser:
+    """The network of a call as a Denoiser: for the same question the same one as long as the network lives, and with it its samplers."""
+    net, x, form = call.net, call.x, call.form
     key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, doubles)
     with _lock:
         kept = _denoisers.setdefault(net, {})
@@ -120,30 +140,23 @@ def denoiser(
         return kept[key]
 
 
-class Call(NamedTuple):
-    """A call of the network by a pipeline in a dry loop. out: the random tensor it was given back."""
+def standing_in(
+    net: Module, note: Callable[[Call], object], random: Callable[[tuple[int, ...], Tensor], Tensor]
+) -> Module:
+    """A module that looks like the network and shares its parameters, and gives back what is random; `note` is told each call.
 
-    net: Module
-    arguments: dict[str, Any]
-    form: Form
-    out: Tensor
-
-
-def standing_in(net: Module, note: Callable[[Call], object], random: Callable[..., Tensor]) -> Module:
-    """A module that looks like the network, shares its parameters, and gives back random tensors; `note` is told each call.
-
-    For inputs of a shape that it has not seen, the network itself is called once, to learn what it returns.
+    For inputs of a shape that it has not seen, the network itself is called once, to learn what it returns. random: of a shape, on the
+    device of a tensor.
     """
     inner = getattr(net, "_orig_mod", net)  # of a compiled one
-    names = inspect.signature(type(inner).forward)
+    _, *names = inspect.signature(type(inner).forward).parameters
 
     def forward(*args: object, **kwargs: object) -> object:
-        arguments = names.bind(inner, *args, **kwargs).arguments
-        arguments.pop(next(iter(arguments)))  # self
-        arguments |= arguments.pop("kwargs", {})
-        arguments = _held(arguments)
-        x = next(iter(arguments.values()))
-        key = (tuple(x.shape[1:]), x.dtype, arguments.get("return_dict"))
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        x = arguments.get(names[0])
+        if not isinstance(x, Tensor):
+            return net(*args, **kwargs)
+        key = (tuple(x.shape[1:]), x.dtype, kwargs.get("return_dict"))
         with _lock:
             known = _forms.setdefault(net, {})
         if key not in known:
@@ -152,9 +165,9 @@ def standing_in(net: Module, note: Callable[[Call], object], random: Callable[..
             wrap = type(made) if isinstance(made, dict) else _alone if isinstance(made, tuple) else _same
             known[key] = Form(tuple(raw.shape[1:]), raw.dtype, wrap)
         form = known[key]
-        out = random(len(x), *form.shape, device=x.device)
-        note(Call(net, arguments, form, out))
-        return form.wrap(out)
+        out = random((len(x), *form.shape), x)
+        note(Call(net, names[0], _held(arguments), form, out))
+        return form.wrap(out.clone())  # the pipeline may write into it
 
     made = copy.copy(inner)
     hooks = {name: OrderedDict() for name in vars(inner) if name.endswith("_hooks")}  # type: ignore[var-annotated]

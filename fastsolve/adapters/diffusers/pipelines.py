@@ -40,10 +40,13 @@ class Accelerated:
         self._asked = asked
         names = inspect.signature(type(pipe).__call__).parameters
         if not self._networks() or "num_inference_steps" not in names or not hasattr(pipe, "scheduler"):
-            raise self._refused("it is no loop of num_inference_steps over a network `unet` or `transformer`")
+            raise ValueError(
+                f"accelerate runs loops of num_inference_steps over a network `unet` or `transformer`, and {type(pipe).__name__} has none: "
+                "fastsolve.sample(fastsolve.Denoiser(...)) takes any network"
+            )
+        self._law()
         if "controlnet" in vars(pipe):
             raise self._refused("what its ControlNet adds depends on the latents")
-        self._law()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":  # while it is copied
@@ -141,9 +144,10 @@ class Accelerated:
                 raise self._refused(f"its {name} has a cache, which counts steps: pipe.{name}.disable_cache()")
 
     def _refused(self, why: str) -> ValueError:
+        kind = "FastSolveFlowScheduler" if self._law().family == "flow" else "FastSolveScheduler"
         return ValueError(
             f"accelerate cannot run {type(self.pipe).__name__}: {why}. A scheduler can, for solvers of a fixed number of calls per step: "
-            "pipe.scheduler = fastsolve.adapters.diffusers.FastSolveScheduler.from_config(pipe.scheduler.config, solver=...)"
+            f"pipe.scheduler = fastsolve.adapters.diffusers.{kind}.from_config(pipe.scheduler.config, solver=...)"
         )
 
 

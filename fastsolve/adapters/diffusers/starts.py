@@ -1,27 +1,14 @@
-"""Where a run starts: a pipeline's latents as a solver's state, and seeds for its own noise."""
+"""Where a run starts: a pipeline's latents as a solver's state."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastsolve.plan import Plan
-
-
-def seeds(generator: Any, batch: int) -> list[int]:
-    """A seed for each sample: of its generator where there is a list of them, of the one, or of torch's own."""
-    several = generator if isinstance(generator, list) and len(generator) > 1 else None
-    one = generator[0] if isinstance(generator, list) and generator else generator
-    drawn = []
-    for i in range(batch):
-        source = one if several is None else several[i]
-        device = "cpu" if source is None else source.device
-        drawn.append(int(torch.randint(-(2**63), 2**63 - 1, (), generator=source, device=device)))
-    return drawn
 
 
 def state(plan: Plan, latents: Tensor, scale: float, draw: Callable[[], Tensor]) -> Tensor:
