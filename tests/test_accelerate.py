@@ -19,7 +19,9 @@ diffusers = pytest.importorskip("diffusers")
 
 import fastsolve  # noqa: E402  # after the library is found
 import pipelines  # noqa: E402
-from fastsolve import api  # noqa: E402
+from catalogue import needs_native  # noqa: E402
+from emulated_graph import EmulatedRecorder, Recorded  # noqa: E402
+from fastsolve import api, executors  # noqa: E402
 from fastsolve.adapters.diffusers import habits, network, starts  # noqa: E402
 from fastsolve.adapters.diffusers.laws import law_of  # noqa: E402
 from pipelines import inputs  # noqa: E402
@@ -343,6 +345,34 @@ def test_a_compiled_network_is_the_one_that_runs() -> None:
     calls.clear()
     assert_near(latents(fast, **inputs(pipe)), expected)
     assert calls
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=needs_native), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+@pytest.mark.parametrize("build", [pipelines.sd, pipelines.flux, pipelines.wan])
+def test_a_loop_becomes_a_graph_that_new_prompts_and_seeds_go_through(
+    build: Builder, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "cpu":  # emulated there
+        made = executors.backend
+        monkeypatch.setattr(executors, "_no_graph", lambda name, setting: None)
+        monkeypatch.setattr(executors, "CudaRecorder", EmulatedRecorder)
+        monkeypatch.setattr(executors, "backend", lambda *args: Recorded(made(*args), args[-1]))
+    pipe = quietly(build()).to(device)
+
+    def asked(seed: int) -> dict[str, Any]:
+        """A call whose prompts, too, go with the seed."""
+        return {key: v.to(device) if isinstance(v, Tensor) else v for key, v in inputs(pipe, seed=seed).items()}
+
+    plain = fastsolve.accelerate(pipe, "seeds3", graph="off")
+    expected = [latents(plain, **asked(seed)) for seed in range(3)]
+    fast = fastsolve.accelerate(pipe, "seeds3", graph="require")
+    latents(fast, **asked(0))
+    counted = Counted(getattr(pipe, "unet", None) or pipe.transformer)
+    for seed in range(3):
+        assert torch.equal(latents(fast, **asked(seed)), expected[seed])
+    assert not counted.inputs  # a replay runs no Python of the network
 
 
 def seen_latents(pipe: Any, stop: int | None = None) -> tuple[Tensor, list[tuple[int, float, Tensor]]]:
