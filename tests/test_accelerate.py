@@ -69,6 +69,13 @@ def negative(batch: int = 2) -> dict[str, Tensor]:
     }
 
 
+def edm() -> Any:
+    """SDXL as of a model that EDM's preconditioning is around."""
+    pipe = pipelines.sdxl()
+    pipe.scheduler = diffusers.EDMEulerScheduler()
+    return pipe
+
+
 UNRESCALED = {"guidance_scale": 5.0}
 SAME: dict[str, tuple[Builder, str, str, dict[str, Any]]] = {
     "sd": (pipelines.sd, "dpmpp_2m", "DPMSolverMultistepScheduler", {}),
@@ -79,6 +86,7 @@ SAME: dict[str, tuple[Builder, str, str, dict[str, Any]]] = {
     "sdxl": (pipelines.sdxl, "euler", "EulerDiscreteScheduler", UNRESCALED),
     "sdxl rescaled": (pipelines.sdxl, "euler", "EulerDiscreteScheduler", {**UNRESCALED, "guidance_rescale": 0.7}),
     "sdxl i2i": (lambda: pipelines.sdxl("Img2Img"), "euler", "EulerDiscreteScheduler", {}),
+    "sdxl edm": (edm, "euler", "EDMEulerScheduler", {}),
     "flux": (pipelines.flux, "flow_euler", "FlowMatchEulerDiscreteScheduler", {}),
     "flux schnell": (
         lambda: pipelines.flux(guidance_embeds=False, use_dynamic_shifting=False, shift=1.0),

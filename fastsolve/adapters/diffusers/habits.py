@@ -78,7 +78,7 @@ def check(first: Turn, calls: Sequence[Call], made: Tensor, time: float, latents
         told, expected = _told(call), first.share * time
         if abs(told - expected) > 4.0 * call.eps * abs(expected):
             raise UnlikeError(
-                f"its network is told {told:g} at the scheduler's time {time:g}, and in its first step the {first.share:g}th of it"
+                f"its network is told {told:g} at the scheduler's time {time:g}, and in its first step {first.share:g} times that"
             )
         if not _holds(call.x, latents, first.habits.along):
             raise UnlikeError("the input of its network is not the latents, as they are or with others beside them")

@@ -171,7 +171,7 @@ class Loop:
         numbers = {
             name: float(v)
             for name, v in self._given.items()
-            if type(v) in (int, float) and ("guidance" in name or "cfg" in name)
+            if isinstance(v, int | float) and ("guidance" in name or "cfg" in name)
         }
         shares = [0.0, *(v for name, v in numbers.items() if "rescale" in name and v)]
         scales = dict.fromkeys(v for name, v in numbers.items() if "rescale" not in name)
