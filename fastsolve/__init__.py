@@ -9,6 +9,7 @@ from fastsolve import (
     presets as presets,
     schedules as schedules,
 )
+from fastsolve.adapters import accelerate as accelerate
 from fastsolve.api import cite as cite, list_solvers as list_solvers, sample as sample
 from fastsolve.controls import APG as APG, Guidance as Guidance
 from fastsolve.denoiser import Denoiser as Denoiser

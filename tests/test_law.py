@@ -65,6 +65,7 @@ LAW = {
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
     "adapters": Row(ADAPTERS),
+    "adapters/diffusers/scheduler": Row(ADAPTERS, extras="diffusers"),
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
     "branches": Row("denoiser"),
     "budgets": Row("arguments"),
