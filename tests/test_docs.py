@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fastsolve import solvers
+
 ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
@@ -29,7 +31,7 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.stem not in OWN_TEST and blocks(page)]
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if page.stem not in OWN_TEST and blocks(page)]
 
 
 def run(page: Path) -> None:
@@ -41,7 +43,8 @@ def run(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run_and_print_what_they_say(page: Path) -> None:
+def test_examples_run_and_print_what_they_say(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_registry", dict(solvers._registry))  # a page's solvers are no one else's
     run(page)
 
 
