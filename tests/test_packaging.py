@@ -69,7 +69,7 @@ def build_sdist(tree: Path, to: Path) -> Path:
     return sdist
 
 
-def build_wheel(tree: Path, to: Path, native: bool = False) -> Path:
+def build_wheel(tree: Path, to: Path, native: bool) -> Path:
     """The wheel of the tree; without the native module where what it holds beside is the question."""
     to.mkdir()
     code = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
@@ -96,15 +96,27 @@ def package_files() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("symlinks", [True, False], ids=["symlink", "no symlink"])
-def test_sdist_and_its_wheel_are_complete(tmp_path: Path, symlinks: bool) -> None:
-    tree = copy_of_the_tree(tmp_path / "tree", symlinks)
-    with tarfile.open(build_sdist(tree, tmp_path / "sdist")) as archive:
+def made(base: Path, symlinks: bool, native: bool) -> tuple[set[str], Path]:
+    """The names in the sdist of the tree, and the wheel that is made of that."""
+    with tarfile.open(build_sdist(copy_of_the_tree(base / "tree", symlinks), base / "sdist")) as archive:
         (top,) = {name.split("/")[0] for name in archive.getnames()}
         # "data" refuses links that leave the archive: what is shipped must be files.
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    unpacked = tmp_path / "unpacked" / top
+        archive.extractall(base / "unpacked", filter="data")
+    unpacked = base / "unpacked" / top
     shipped = {file.relative_to(unpacked).as_posix() for file in unpacked.rglob("*") if file.is_file()}
+    return shipped, build_wheel(unpacked, base / "wheel", native)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], Path]:
+    """With the native module, unless whoever installed what is tested here did without a compiler."""
+    native = importlib.util.find_spec("fastsolve._C") is not None
+    return made(tmp_path_factory.mktemp("built"), symlinks=True, native=native)
+
+
+@pytest.mark.parametrize("symlinks", [True, False], ids=["symlink", "no symlink"])
+def test_sdist_and_its_wheel_are_complete(tmp_path: Path, symlinks: bool, request: pytest.FixtureRequest) -> None:
+    shipped, file = request.getfixturevalue("built") if symlinks else made(tmp_path, symlinks=False, native=False)
     assert (
         sources("csrc") | sources("docs") | sources("tests") | {"setup.py", "pyproject.toml", "constraints.txt"}
         <= shipped
@@ -114,7 +126,6 @@ def test_sdist_and_its_wheel_are_complete(tmp_path: Path, symlinks: bool) -> Non
     assert package_files() <= {re.sub("^kernels/", "fastsolve/kernels/", name) for name in shipped}
     assert not {name for name in shipped if name.endswith((".so", ".pyc"))}
 
-    file = build_wheel(unpacked, tmp_path / "wheel")
     wheel = names_in(file)
     assert package_files() <= wheel
     assert {"fastsolve/py.typed", "fastsolve/adapters/__init__.py"} <= wheel
@@ -131,24 +142,19 @@ def test_sdist_and_its_wheel_are_complete(tmp_path: Path, symlinks: bool) -> Non
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A virtual environment with the wheel in it, native module and all, and an empty folder, both outside the tree.
+def elsewhere(built: tuple[set[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A virtual environment with the wheel in it, and an empty folder, both outside the tree.
 
     What the package needs is lent by the environment that runs the tests, through a path that comes after its own.
     """
     base = tmp_path_factory.mktemp("elsewhere")
-    with tarfile.open(build_sdist(copy_of_the_tree(base / "tree", symlinks=True), base / "sdist")) as archive:
-        archive.extractall(base / "unpacked", filter="data")
-    (unpacked,) = (base / "unpacked").iterdir()
-    native = importlib.util.find_spec("fastsolve._C") is not None  # whoever installed without a compiler tests without
-    wheel = build_wheel(unpacked, base / "wheel", native)
     venv.create(base / "venv", with_pip=False)
     python = base / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     packages = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     )
     lent = Path(packages.strip(), "lent.pth")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps", wheel]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps", built[1]]
     subprocess.run(pip, check=True, stdin=subprocess.DEVNULL)
     lent.write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
     (base / "empty").mkdir()
@@ -212,7 +218,7 @@ def test_core_tests_pass_outside_the_tree(elsewhere: tuple[Path, Path]) -> None:
     _, folder = elsewhere
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=BUILT)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    files = [f"tests/test_{name}.py" for name in ("forms", "plan", "schedules", "philox")]
+    files = [f"tests/test_{name}.py" for name in ("forms", "plan", "predictions")]
     done = run_elsewhere(elsewhere, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
