@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -117,26 +118,24 @@ def test_docstrings_are_prose(pages: dict[str, Page]) -> None:
     assert "\\*" not in "".join(page.text for page in api.values())
 
 
-def public(path: Path) -> Iterator[str]:
-    """What a module offers: `X as X`, and its own classes, functions and constants without an underscore."""
-    for node in ast.parse(path.read_text("utf-8")).body:
+def offered(module: ModuleType) -> Iterator[str]:
+    """Names that a module offers: `X as X`, and its own classes and functions without an underscore."""
+    for node in ast.parse(Path(str(module.__file__)).read_text("utf-8")).body:
         if isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names if alias.asname == alias.name)
         elif isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node.name
 
 
-def public_names() -> set[str]:
-    package = Path(fastsolve.__file__).parent
-    names = {f"fastsolve.{name}" for name in public(package / "__init__.py") if name not in (*MODULES, "adapters")}
-    for module in MODULES:
-        file = package / f"{module}.py"
-        file = file if file.exists() else package / module / "__init__.py"
-        names |= {f"fastsolve.{module}.{name}" for name in public(file)}
-    for name in fastsolve.list_solvers():
-        text = solvers.get(name).text
-        if text.__module__.startswith("fastsolve."):
-            names.add(f"{text.__module__}.{text.__qualname__}")
+def public_names(module: ModuleType = fastsolve) -> set[str]:
+    """Dotted names of what the package and the modules that it offers hold, and of the texts of its solvers."""
+    names = set()
+    for name in offered(module):
+        value = getattr(module, name)
+        names |= public_names(value) if isinstance(value, ModuleType) else {f"{module.__name__}.{name}"}
+    if module is fastsolve:
+        texts = [solvers.get(name).text for name in fastsolve.list_solvers()]
+        names |= {f"{t.__module__}.{t.__qualname__}" for t in texts if t.__module__.startswith("fastsolve.")}
     return names
 
 
