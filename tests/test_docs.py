@@ -69,6 +69,17 @@ def test_an_error_names_the_line_of_the_page(tmp_path: Path) -> None:
     assert error.traceback[-1].lineno == 3  # counted from 0
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(name: str) -> None:
+    """Those of docs/ are checked where the site is built."""
+    page = ROOT / name
+    if not page.exists():
+        pytest.skip("not shipped")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+    assert links
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
 FEATURES = re.compile(r"^\| [^`|\n]+(?: \| (?:yes|part|hook|no)\b[^|\n]*){5} \|$", re.MULTILINE)
 SEEN = re.compile(r"`([\w/]+\.py)` `([^`]+)`")
 
