@@ -10,7 +10,7 @@ BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.done  ## pip install -c constraints.txt -e ".[demo]" && fastsolve demo
@@ -26,8 +26,11 @@ lint: $(VENV)/dev.done
 types: $(VENV)/dev.done
 	$(BIN)/mypy --strict
 
+docs: $(VENV)/dev.done  ## the site, in site/
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache fastsolve/*.so
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache fastsolve/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

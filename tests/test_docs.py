@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fastsolve import solvers
+
 ROOT = Path(__file__).parent.parent
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
@@ -29,7 +31,7 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.stem not in OWN_TEST and blocks(page)]
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if page.stem not in OWN_TEST and blocks(page)]
 
 
 def run(page: Path) -> None:
@@ -41,7 +43,9 @@ def run(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run_and_print_what_they_say(page: Path) -> None:
+def test_examples_run_and_print_what_they_say(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: solvers.get(name) for name in solvers.names()}
+    monkeypatch.setattr(solvers, "_registry", whole)  # a page's solvers are no one else's
     run(page)
 
 
@@ -64,6 +68,17 @@ def test_an_error_names_the_line_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as error:
         run(page)
     assert error.traceback[-1].lineno == 3  # counted from 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(name: str) -> None:
+    """Those of docs/ are checked where the site is built."""
+    page = ROOT / name
+    if not page.exists():
+        pytest.skip("not shipped")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+    assert links
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
 
 FEATURES = re.compile(r"^\| [^`|\n]+(?: \| (?:yes|part|hook|no)\b[^|\n]*){5} \|$", re.MULTILINE)
