@@ -27,7 +27,12 @@ def stages(solver: str, options: Mapping[str, Any], law: Law) -> int:
     }  # a window is one of the run's own steps
     low, top = law.schedule.t_min, law.schedule.t_max
     levels = [*(low + (top - low) * part for part in (1.0, 0.75, 0.5, 0.25)), law.schedule.t_clean]
-    plan = fastsolve.make_plan(solver, schedule=law.schedule, grid=levels, options=tried)
+    asked: dict[str, Any] = {"schedule": law.schedule, "grid": levels, "options": tried}
+    plan = fastsolve.make_plan(solver, **asked)
+    if fastsolve.make_plan(solver, **asked, guidance=2.0).takes_raw:
+        raise ValueError(
+            f"{solver} reads the unconditional output, and a pipeline hands in one that is combined already; {ELSEWHERE.format(solver)}"
+        )
     order = plan.steps[2] - plan.steps[1] if len(plan.steps) > 2 else plan.nfe
     _idle(plan, order)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsolve import grids
 from fastsolve.adapters.diffusers.law import Law
 from fastsolve.adapters.diffusers.layout import Layout, checked_times, stages
 from fastsolve.adapters.diffusers.seeds import Generators, seed_of
@@ -41,6 +42,7 @@ class Stepped:
     def _set_up(self, law: Law, options: Mapping[str, Any] | None) -> None:
         self._law, self._solver = law, str(self.config.solver)
         self._options = tuple(sorted((options or {}).items()))
+        grids.get(self.config.grid, law.schedule)  # which says what is wrong with a name
         self.order = stages(self._solver, dict(self._options), law)
         self.num_inference_steps: int | None = None
         self._learned = self.config.get("variance_type") in ("learned", "learned_range")
@@ -80,7 +82,8 @@ class Stepped:
             raise ValueError(
                 f"a run of {self._solver} begins with a step, at a multiple of {self.order} model calls, not with call {begin_index}"
             )
-        self._run.begin = begin_index
+        run = self._run
+        run.begin, run.index, run.stepping = begin_index, None, None
 
     @property
     def timesteps(self) -> Tensor:
