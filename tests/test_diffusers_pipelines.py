@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -169,9 +170,17 @@ def test_flux_makes_the_built_ins_image(way: str) -> None:
     close(called(pipe), expected)
 
 
-@pytest.mark.parametrize("solver", ["seeds3", "dpmpp_2m", "flow_heun", "flow_sde"])
+I2I = functools.partial(pipelines.flux, "Img2Img")
+
+
 @pytest.mark.parametrize(
-    "make", [pipelines.sd3, pipelines.flux, lambda: pipelines.flux("Img2Img")], ids=["sd3", "flux", "i2i"]
+    ("make", "solver"),
+    [
+        (make, solver)
+        for make in (pipelines.sd3, pipelines.flux)
+        for solver in ("seeds3", "dpmpp_2m", "flow_heun", "flow_sde")
+    ]
+    + [(I2I, "dpmpp_2m"), (I2I, "flow_sde")],
 )
 def test_any_solver_runs_flow_pipelines(make: Any, solver: str) -> None:
     pipe = make()
@@ -184,6 +193,13 @@ def test_any_solver_runs_flow_pipelines(make: Any, solver: str) -> None:
     assert torch.isfinite(results[0]).all()
     assert 0.1 < float(results[0].std()) < 10.0  # an eps scheduler would leave noise of 60
     assert torch.equal(*results)
+
+
+def test_a_start_that_the_pipeline_counts_wrong_is_refused() -> None:
+    pipe = I2I()
+    pipe.scheduler = FastSolveFlowScheduler.from_config(pipe.scheduler.config, solver="seeds3")
+    with pytest.raises(ValueError, match=r"take the 13 timesteps for as many steps.*fastsolve\.accelerate"):
+        called(pipe)
 
 
 def test_wan_makes_nearly_the_built_ins_video() -> None:
@@ -216,24 +232,24 @@ def test_modular_flux_makes_the_built_ins_image() -> None:
 
 
 def test_a_pipeline_is_saved_and_loaded_where_the_module_was_imported(tmp_path: Path) -> None:
-    pipe = diffusers.DDIMPipeline(pipelines._made("UNet2DModel", **SMALL), diffusers.DDIMScheduler(clip_sample=True))
+    pipe = diffusers.DDPMPipeline(pipelines._made("UNet2DModel", **SMALL), diffusers.DDPMScheduler())
     pipe.scheduler = FastSolveScheduler.from_config(pipe.scheduler.config, solver="seeds2", options={"eta": 0.5})
     pipe.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["scheduler"] == ["fastsolve.adapters.diffusers", "FastSolveScheduler"]
-    again = diffusers.DDIMPipeline.from_pretrained(tmp_path, local_files_only=True)
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path, local_files_only=True)
     assert type(again.scheduler) is FastSolveScheduler
     assert (again.scheduler.config.solver, again.scheduler.config.options) == ("seeds2", {"eta": 0.5})
-    other = diffusers.DDIMPipeline.from_pretrained(tmp_path, scheduler=diffusers.DDIMScheduler(), local_files_only=True)
-    assert type(other.scheduler) is diffusers.DDIMScheduler
+    other = diffusers.DDPMPipeline.from_pretrained(tmp_path, scheduler=diffusers.DDPMScheduler(), local_files_only=True)
+    assert type(other.scheduler) is diffusers.DDPMScheduler
     code = (
         "import sys, diffusers\n"
         "try:\n"
-        "    diffusers.DDIMPipeline.from_pretrained(sys.argv[1], local_files_only=True)\n"
+        "    diffusers.DDPMPipeline.from_pretrained(sys.argv[1], local_files_only=True)\n"
         "except ValueError as error:\n"
         "    print('refused', 'fastsolve.adapters.diffusers' in str(error))\n"
         "import fastsolve.adapters.diffusers\n"
-        "print(diffusers.DDIMPipeline.from_pretrained(sys.argv[1], local_files_only=True).scheduler.order)\n"
+        "print(diffusers.DDPMPipeline.from_pretrained(sys.argv[1], local_files_only=True).scheduler.order)\n"
     )
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(

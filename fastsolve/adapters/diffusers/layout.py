@@ -64,8 +64,9 @@ def _idle(plan: Plan, order: int) -> int:
 class Layout:
     """The levels of a run and the plan of it, or of its part from a later step on. Nothing here changes: threads share it.
 
-    times: what the network is told at the start of each step, where the caller says so himself. idle: the timesteps before the first
-    call of the plan, at its level: they keep step k at timestep order * k, and what the model says there is not used.
+    times: what the network is told at the start of each step, where the caller says so himself. given: the caller gave the levels.
+    idle: the timesteps before the first call of the plan, at its level: they keep step k at timestep order * k, and what the model says
+    there is not used.
     """
 
     law: Law
@@ -75,6 +76,7 @@ class Layout:
     order: int
     device: torch.device | str | None
     times: tuple[float, ...] | None = None
+    given: bool = False
     idle: int = field(init=False)
 
     def __post_init__(self) -> None:
