@@ -86,7 +86,7 @@ class Stepped:
         if begin_index and self.order > 1 and layout is not None and layout.given:
             raise ValueError(
                 f"where sigmas or timesteps are given, diffusers' pipelines take the {len(layout.told)} timesteps for as many steps, and "
-                f"so would begin elsewhere than strength says: take a solver of one call a step (dpmpp_2m); {ELSEWHERE.format(self._solver)}"
+                f"so would begin elsewhere than strength says: take dpmpp_2m, say, of one call a step; {ELSEWHERE.format(self._solver)}"
             )
         run.begin, run.index, run.stepping = begin_index, None, None
 
