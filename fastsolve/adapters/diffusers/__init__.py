@@ -6,4 +6,5 @@ Import this module before a pipeline that was saved with them is loaded. Needs t
 from fastsolve.adapters.diffusers.scheduler import (
     FastSolveFlowScheduler as FastSolveFlowScheduler,
     FastSolveScheduler as FastSolveScheduler,
+    SchedulerMixin as SchedulerMixin,  # diffusers looks for it here, to know how a saved class is loaded
 )

@@ -27,7 +27,12 @@ def stages(solver: str, options: Mapping[str, Any], law: Law) -> int:
     }  # a window is one of the run's own steps
     low, top = law.schedule.t_min, law.schedule.t_max
     levels = [*(low + (top - low) * part for part in (1.0, 0.75, 0.5, 0.25)), law.schedule.t_clean]
-    plan = fastsolve.make_plan(solver, schedule=law.schedule, grid=levels, options=tried)
+    asked: dict[str, Any] = {"schedule": law.schedule, "grid": levels, "options": tried}
+    plan = fastsolve.make_plan(solver, **asked)
+    if fastsolve.make_plan(solver, **asked, guidance=2.0).takes_raw:
+        raise ValueError(
+            f"{solver} reads the unconditional output, and a pipeline hands in one that is combined already; {ELSEWHERE.format(solver)}"
+        )
     order = plan.steps[2] - plan.steps[1] if len(plan.steps) > 2 else plan.nfe
     _idle(plan, order)
     try:
@@ -59,8 +64,9 @@ def _idle(plan: Plan, order: int) -> int:
 class Layout:
     """The levels of a run and the plan of it, or of its part from a later step on. Nothing here changes: threads share it.
 
-    times: what the network is told at the start of each step, where the caller says so himself. idle: the timesteps before the first
-    call of the plan, at its level: they keep step k at timestep order * k, and what the model says there is not used.
+    times: what the network is told at the start of each step, where the caller says so himself. given: the caller gave the levels.
+    idle: the timesteps before the first call of the plan, at its level: they keep step k at timestep order * k, and what the model says
+    there is not used.
     """
 
     law: Law
@@ -70,6 +76,7 @@ class Layout:
     order: int
     device: torch.device | str | None
     times: tuple[float, ...] | None = None
+    given: bool = False
     idle: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+from diffusers.schedulers.scheduling_utils import (
+    KarrasDiffusionSchedulers,
+    SchedulerMixin as SchedulerMixin,
+    SchedulerOutput,
+)
 from torch import Tensor
 
 from fastsolve.adapters.diffusers.laws import family_of, is_cosine, kept_of, law_of

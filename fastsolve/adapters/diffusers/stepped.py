@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsolve import grids
 from fastsolve.adapters.diffusers.law import Law
-from fastsolve.adapters.diffusers.layout import Layout, checked_times, stages
+from fastsolve.adapters.diffusers.layout import ELSEWHERE, Layout, checked_times, stages
 from fastsolve.adapters.diffusers.seeds import Generators, seed_of
 from fastsolve.schedules import Node
 from fastsolve.stepping import Stepper, Stepping
@@ -41,6 +42,7 @@ class Stepped:
     def _set_up(self, law: Law, options: Mapping[str, Any] | None) -> None:
         self._law, self._solver = law, str(self.config.solver)
         self._options = tuple(sorted((options or {}).items()))
+        grids.get(self.config.grid, law.schedule)  # which says what is wrong with a name
         self.order = stages(self._solver, dict(self._options), law)
         self.num_inference_steps: int | None = None
         self._learned = self.config.get("variance_type") in ("learned", "learned_range")
@@ -80,7 +82,13 @@ class Stepped:
             raise ValueError(
                 f"a run of {self._solver} begins with a step, at a multiple of {self.order} model calls, not with call {begin_index}"
             )
-        self._run.begin = begin_index
+        run, layout = self._run, self._layout
+        if begin_index and self.order > 1 and layout is not None and layout.given:
+            raise ValueError(
+                f"where sigmas or timesteps are given, diffusers' pipelines take the {len(layout.told)} timesteps for as many steps, and "
+                f"so would begin elsewhere than strength says: take dpmpp_2m, say, of one call a step; {ELSEWHERE.format(self._solver)}"
+            )
+        run.begin, run.index, run.stepping = begin_index, None, None
 
     @property
     def timesteps(self) -> Tensor:
@@ -126,9 +134,9 @@ class Stepped:
         times, values = (None if given is None else [float(v) for v in given] for given in (timesteps, sigmas))
         grid = self.config.grid if times is None and values is None else None
         levels = self._law.levels(num_inference_steps, timesteps=times, sigmas=values, mu=mu, grid=grid)
-        layout = Layout(
-            self._law, self._solver, self._options, levels, self.order, device, checked_times(self._law, times, values)
-        )
+        told = checked_times(self._law, times, values)
+        given = times is not None or values is not None
+        layout = Layout(self._law, self._solver, self._options, levels, self.order, device, told, given)
         run = self._run
         run.layout = self._latest = layout
         run.begin = run.index = run.stepping = None
