@@ -6,6 +6,7 @@ from fastsolve import (
     models as models,
     predictions as predictions,
     presets as presets,
+    problems as problems,
     schedules as schedules,
 )
 from fastsolve.api import cite as cite, list_solvers as list_solvers, sample as sample
