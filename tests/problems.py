@@ -1,4 +1,4 @@
-"""The laws that tests share: with fixed numbers, so that golden files and measured orders stay what they are."""
+"""Small laws that tests share, with fixed numbers: measured orders stay what they are."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ import math
 
 import numpy as np
 
-from fastsolve.problems import Gaussian as Gaussian, Mixture as Mixture
-
-
-def golden_mixture() -> Mixture:
-    """The law behind every golden trajectory: 5 components in 48 dimensions, standard deviation 0.42 per dimension.
-
-    The golden files were made with these very numbers, drawn in this order: another order is another law.
-    """
-    rng = np.random.default_rng(20261121)
-    means = 0.5 * rng.standard_normal((5, 48))
-    weights = rng.dirichlet(np.ones(5))
-    stds = 0.05 + 0.2 * rng.random(5)
-    return Mixture(means.reshape(5, 3, 4, 4), weights, stds)
+from fastsolve.problems import Gaussian as Gaussian, Mixture as Mixture, golden_mixture as golden_mixture
 
 
 def plane_mixture() -> Mixture:

@@ -8,4 +8,4 @@ from fastsolve.problems.flaws import Bias as Bias, Flaw as Flaw, Ripple as Rippl
 from fastsolve.problems.gaussian import Gaussian as Gaussian
 from fastsolve.problems.kernel import Kernel as Kernel, digits_kernel as digits_kernel
 from fastsolve.problems.law import Model as Model, Problem as Problem
-from fastsolve.problems.mixture import Mixture as Mixture
+from fastsolve.problems.mixture import Mixture as Mixture, golden_mixture as golden_mixture
