@@ -1,7 +1,7 @@
 """How good samples are, with what it is uncertain by: exact moments on Gaussian data, distances between laws, classifiers' opinions.
 
 Laws are compared sample by sample in float64; all sizes of sets are [n, *shape]. An `Estimate` has a standard error, never a bare figure:
-over seeds (`over_seeds`), or by leaving one seed out at a time (`jackknife`) where a statistic of few samples would be biased.
+over seeds (`over_seeds`), or by leaving one seed out at a time (`left_out`, `jackknife`) where a statistic of few samples would be biased.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))))
 
 
-def jackknife(parts: Sequence[Tensor], statistic: Callable[[Tensor], float]) -> Estimate:
-    """A statistic of all parts together; its error from leaving out one part (one seed's samples) at a time."""
-    if len(parts) < 2:
+def left_out(parts: Sequence[Tensor], statistic: Callable[[Tensor], float]) -> list[float]:
+    """A statistic of all parts (one seed's samples each) together, and without each of them in turn."""
+    rest = [torch.cat([p for j, p in enumerate(parts) if j != i]) for i in range(len(parts))]
+    return [statistic(x) for x in (torch.cat(list(parts)), *rest)]
+
+
+def jackknife(values: Sequence[float]) -> Estimate:
+    """Of `left_out`: the statistic, and its error from how it changes without one part. Linear, so it serves differences too."""
+    if len(values) < 3:
         raise ValueError("a standard error needs two seeds or more")
-    left = [statistic(torch.cat([p for j, p in enumerate(parts) if j != i])) for i in range(len(parts))]
-    spread = math.sqrt((len(parts) - 1) * float(np.var(left)))
-    return Estimate(statistic(torch.cat(list(parts))), spread)
+    return Estimate(values[0], math.sqrt((len(values) - 2) * float(np.var(values[1:]))))
 
 
 def moments(plan: Plan, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
@@ -85,14 +89,9 @@ def gaussian_w2(mean: Tensor, std: Tensor, law: Gaussian) -> float:
     return float(((mean - law.mean) ** 2 + (std - law.std) ** 2).mean().sqrt())
 
 
-def terminal_error(x: Tensor, exact: Tensor) -> Estimate:
-    """Root mean square, over samples and elements, of the distance from the exact end of each sample's own path.
-
-    The error of the root follows from that of the mean of squares, over samples.
-    """
-    squares = (x - exact).double().flatten(1).square().mean(1)
-    mean, spread = float(squares.mean()), float(squares.std()) / math.sqrt(len(squares))
-    return Estimate(math.sqrt(mean), spread / (2.0 * math.sqrt(mean)) if mean else 0.0)
+def root_mean_square(apart: Tensor) -> float:
+    """Over samples and elements: of x - exact, how far paths end from their own exact ends."""
+    return float(apart.double().square().mean().sqrt())
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -129,11 +128,16 @@ def frechet(x: Tensor, y: Tensor) -> float:
     return float((means[0] - means[1]).square().sum() + covs[0].trace() + covs[1].trace() - 2.0 * cross)
 
 
-def coverage(drawn: Tensor, real: Tensor) -> float:
+class Coverage:
     """The share of real samples with a drawn one among their neighbours: nearer than their 5th real one (Naeem et al. 2020)."""
-    drawn, real = drawn.double().flatten(1), real.double().flatten(1)
-    radius = torch.cdist(real, real).kthvalue(COVERED + 1, dim=1).values  # the first is itself
-    return float((torch.cdist(real, drawn).amin(1) < radius).double().mean())
+
+    def __init__(self, real: Tensor) -> None:
+        self.real = real.double().flatten(1)
+        self.radius = torch.cdist(self.real, self.real).kthvalue(COVERED + 1, dim=1).values  # the first is itself
+
+    def __call__(self, drawn: Tensor) -> float:
+        nearest = torch.cdist(self.real, drawn.double().flatten(1)).amin(1)
+        return float((nearest < self.radius).double().mean())
 
 
 class Reader:

@@ -122,19 +122,18 @@ def test_exact_moments_notice_noise_off_by_five_percent(solver: str) -> None:
 def test_estimates() -> None:
     assert metrics.over_seeds([1.0, 2.0, 3.0]) == Estimate(2.0, pytest.approx(1.0 / math.sqrt(3)))
     parts = list(normals(10, 400))
-    mean = metrics.jackknife(parts, lambda x: float(x.mean()))
+    mean = metrics.jackknife(metrics.left_out(parts, lambda x: float(x.mean())))
     assert mean == pytest.approx(metrics.over_seeds([float(p.mean()) for p in parts]))  # of a mean they are the same
-    for estimate in (lambda: metrics.over_seeds([1.0]), lambda: metrics.jackknife(parts[:1], float)):
+    for estimate in (lambda: metrics.over_seeds([1.0]), lambda: metrics.jackknife([1.0, 1.0])):
         with pytest.raises(ValueError, match="two seeds or more"):
             estimate()
 
 
-def test_terminal_error() -> None:
-    exact = normals(300, 3, 2)
-    assert metrics.terminal_error(exact, exact) == (0.0, 0.0)
-    value, error = metrics.terminal_error(exact + 0.1 * normals(300, 3, 2, seed=1), exact)
+def test_the_distance_from_an_exact_end() -> None:
+    off = 0.1 * normals(400, 3, 2)
+    value, error = metrics.jackknife(metrics.left_out(off.split(20), metrics.root_mean_square))
     assert abs(value - 0.1) < 4 * error
-    assert error == pytest.approx(0.1 / math.sqrt(2 * 300 * 6), rel=0.2)
+    assert error == pytest.approx(0.1 / math.sqrt(2 * 400 * 6), rel=0.4)
 
 
 def test_energy_distance_of_shifted_normals() -> None:
@@ -179,10 +178,11 @@ def test_coverage_counts_what_is_left_out() -> None:
     centres = 20.0 * torch.eye(4, dtype=torch.float64)
     real = (centres[:, None] + normals(4, 100, 4)).flatten(0, 1)
     drawn = (centres[:, None] + normals(4, 100, 4, seed=1)).flatten(0, 1)
-    full = metrics.coverage(drawn, real)
+    covers = metrics.Coverage(real)
+    full = covers(drawn)
     assert full > 0.9
-    assert metrics.coverage(drawn[:200], real) == pytest.approx(full / 2, abs=0.03)
-    assert metrics.coverage(drawn[:1].expand(400, 4), real) < 0.05
+    assert covers(drawn[:200]) == pytest.approx(full / 2, abs=0.03)
+    assert covers(drawn[:1].expand(400, 4)) < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_distances_notice_a_coefficient_off_by_five_percent(solver: str, which: 
         energies.append([metrics.energy_distance(x, law.draw(250, seed=k)) for k, x in enumerate(sets)])
         sliced.append([metrics.sliced_wasserstein(x, law.draw(250, seed=k)) for k, x in enumerate(sets)])
         features = [reader.features(run(candidate, images.denoiser(), 120, seed).float()) for seed in range(4)]
-        distances.append(metrics.jackknife(features, lambda x: metrics.frechet(x, real)))
+        distances.append(metrics.jackknife(metrics.left_out(features, lambda x: metrics.frechet(x, real))))
     value, error = metrics.over_seeds(energies[0])
     assert abs(value) < 3 * error
     for right, wrong in (energies, sliced):
