@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ POINTS = torch.tensor([[-1.0, 0.3], [0.4, 0.9], [0.5, -0.8]], dtype=torch.float6
 LAWS: dict[str, Problem] = {
     "gaussian": Gaussian(torch.tensor([0.7, -0.2]), torch.tensor([0.35, 0.05]), (2,)),
     "mixture": plane_mixture(),
+    "narrow and wide": Mixture(np.array([[-0.4, 0.0], [0.4, 0.1]]), np.array([0.4, 0.6]), np.array([0.08, 0.7])),
     "kernel": Kernel(POINTS, 0.2),
 }
 
@@ -42,6 +44,12 @@ def test_the_denoiser_is_the_best_guess_of_what_is_drawn(name: str, s: float) ->
     for function in (torch.ones_like(x), x, x.sin(), guess, x.flip(1).cos()):
         products = ((clean - guess) * function).flatten()
         assert abs(products.mean()) < 4.0 * products.std() / math.sqrt(len(products) / 2)
+    # At a few states, by the weights that all draws of the data have there: nothing of the closed form is used.
+    for at, answer in zip(x[:6], guess[:6], strict=True):
+        weights = (-(clean - at).square().sum(1) / (2 * s * s)).softmax(0)
+        mean = weights @ clean
+        error = (weights.square() @ (clean - mean).square()).sqrt()
+        assert ((mean - answer).abs() < 4.0 * error + 1e-9).all()
     losses = [float((clean - c * guess - shift).square().mean()) for c, shift in ((1, 0), (1.05, 0), (1, 0.05 * s))]
     assert losses[0] == min(losses)
 
