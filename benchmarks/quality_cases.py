@@ -223,7 +223,12 @@ def _path(case: Case, size: Size) -> Figures:
     sampler = _sampler(case, _walked(case.problem, case.schedule), batch, torch.float64)
     asked = (case.problem, case.schedule, batch, sampler.plan.levels[0][0])
     apart = sampler(x_init=_begin(*asked)) - _end(*asked)
-    return {"distance": metrics.left_out(apart.split(size.paths), metrics.root_mean_square)}
+    logs = apart.flatten(1).square().mean(1).clamp(min=1e-30).log() / 2.0
+    return {
+        "distance": metrics.left_out(apart.split(size.paths), metrics.root_mean_square),
+        # Of each path by itself, so that the few that end in another mode do not decide alone.
+        "typical": [float(part.mean()) for part in logs.split(size.paths)],
+    }
 
 
 def _law(case: Case, size: Size) -> Figures:
@@ -292,11 +297,12 @@ MEASURES: dict[str, Callable[[Case, Size], Figures]] = {
     "law": _law,
     "digits": _digits,
 }
-# What a figure's list is: "exact", one; "seeds", one of each; "jackknife", of all and without each in turn.
+# What a figure's list is: "exact", one; "seeds", one of each; "logs", one logarithm of each; "jackknife", of all and without each in turn.
 KINDS = {
     **dict.fromkeys(("perfect", "bias", "early"), "exact"),
     **dict.fromkeys(("energy", "sliced", "accuracy"), "seeds"),
     **dict.fromkeys(("distance", "frechet", "coverage"), "jackknife"),
+    "typical": "logs",  # the geometric mean over paths
 }
 
 
@@ -307,12 +313,16 @@ def estimate(figure: str, values: Sequence[float]) -> metrics.Estimate:
             return metrics.Estimate(values[0], 0.0)
         case "seeds":
             return metrics.over_seeds(values)
+        case "logs":
+            mean, error = metrics.over_seeds(values)
+            return metrics.Estimate(math.exp(mean), math.exp(mean) * error)
     return metrics.jackknife(values)
 
 
 def difference(figure: str, first: Sequence[float], second: Sequence[float]) -> metrics.Estimate:
-    """first - second of two solvers that started from the same seeds: its error is that of what they do not share."""
-    return estimate(figure, [a - b for a, b in zip(first, second, strict=True)])
+    """first - second (of logarithms where those are kept) of solvers that started from the same seeds: the error is of what differs."""
+    apart = [a - b for a, b in zip(first, second, strict=True)]
+    return metrics.over_seeds(apart) if KINDS[figure] == "logs" else estimate(figure, apart)
 
 
 def spelled(plan: Plan) -> str:

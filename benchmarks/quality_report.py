@@ -18,11 +18,11 @@ from matplotlib import pyplot as plt  # after the choice of what draws
 Row = Mapping[str, Any]
 SHOWN = {
     "gaussian": ("perfect", "bias", "early"),
-    "path": ("distance",),
+    "path": ("typical", "distance"),
     "law": ("energy",),
     "digits": ("frechet", "coverage", "accuracy"),
 }
-DRAWN = {*SHOWN["gaussian"], "distance", "energy", "frechet"}
+DRAWN = {*SHOWN["gaussian"], "typical", "energy", "frechet"}
 MORE_IS_BETTER = {"coverage", "accuracy"}
 AROUND_ZERO = {"energy"}  # of either sign where nothing is wrong
 BEST = 8  # lines of a picture that have a name

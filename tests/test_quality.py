@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,9 @@ def test_what_is_as_good_as_the_best() -> None:
     three = rows("sliced", a=[1.0, 2.0, 3.0], b=[1.1, 2.11, 3.09], c=[3.0, 1.0, 2.9])
     assert named(quality_report.best_of(three, "sliced")) == ["a", "c"]
     assert named(quality_report.best_of(rows("accuracy", a=[0.8, 0.9], b=[0.5, 0.6]), "accuracy")) == ["a"]
+    assert named(
+        quality_report.best_of(rows("typical", a=[-3.0, -1.0], b=[-2.9, -0.9], c=[-2.5, -0.6]), "typical")
+    ) == ["a"]
     assert named(quality_report.best_of(rows("energy", a=[-3.0, -3.1], b=[-1.0, 1.5], c=[2.0, 2.1]), "energy")) == [
         "a",
         "b",
@@ -154,6 +158,7 @@ def test_a_table_has_errors_and_marks() -> None:
         "| a | **1.10(10)** | **1.10(10)** [8] |",
         "| b | 4.20(20) | - |",
     ]
+    assert quality_cases.estimate("typical", [-1.0, -3.0]) == pytest.approx((math.exp(-2.0), math.exp(-2.0)))
     assert quality_report.spell(quality_report.Estimate(0.01234, 0.0)) == "0.0123"
 
 
