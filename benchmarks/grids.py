@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,13 +12,10 @@ import torch
 import fastsolve
 from fastsolve import Denoiser, grids, schedules
 from fastsolve.grids import OTS, Grid, Karras, RBEAtan, Uniform, UniformLogSNR
+from fastsolve.problems import Mixture
 from fastsolve.schedules import Schedule
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # the problems are the tests', where pytest finds them by themselves
-
-from problems import Mixture  # noqa: E402
-
 SOLVERS = ("ddim", "dpmpp_2m", "dpmpp_3m", "deis", "unipc", "heun", "dpm_solver_2", "dpmpp_2s")
 CALLS = (6, 8, 12, 20)
 SCHEDULES = ("vp", "vp_cosine", "vp_scaled_linear", "edm", "flow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,12 +11,9 @@ from torch import Tensor
 import fastsolve
 from fastsolve import Denoiser
 from fastsolve.models import digits, split_digits
+from fastsolve.problems import golden_mixture
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # the exact problems are the tests'
-
-from problems import golden_mixture  # noqa: E402
-
 SOLVERS = ("ddim", "heun", "dpmpp_2m", "deis", "unipc")
 LAWS = ("edm", "vp", "vp_scaled_linear", "flow")
 BUDGETS = (10, 20, 40, 80)

@@ -79,8 +79,8 @@ def save(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> Non
     RESULTS.mkdir(exist_ok=True)
     result = {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": _commit(),
-        "device": _processor(),
+        "commit": commit(),
+        "device": processor(),
         "versions": {
             "fastsolve": fastsolve.__version__,
             "torch": torch.__version__,
@@ -92,14 +92,14 @@ def save(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> Non
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _commit() -> str:
+def commit() -> str:
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False
     )
     return found.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -7,6 +7,7 @@ from fastsolve import (
     pictures as pictures,
     predictions as predictions,
     presets as presets,
+    problems as problems,
     schedules as schedules,
 )
 from fastsolve.adapters import accelerate as accelerate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -9,7 +10,17 @@ import torch
 from sklearn.svm import SVC
 
 import fastsolve
-from fastsolve.models import NULL_CLASS, SIGMA_DATA, WEIGHTS, digits, real_digits, split_digits
+from fastsolve import schedules
+from fastsolve.models import (
+    EARLY,
+    NULL_CLASS,
+    SIGMA_DATA,
+    WEIGHTS,
+    digits,
+    digits_early,
+    real_digits,
+    split_digits,
+)
 from fastsolve.models.digits_net import DigitsNet
 from fastsolve.models.train_digits import losses_per_level
 
@@ -36,7 +47,7 @@ def test_real_digits_are_scaled_and_split_for_good() -> None:
 
 
 def test_weights_are_small() -> None:
-    assert WEIGHTS.stat().st_size <= 2_000_000
+    assert max(path.stat().st_size for path in (WEIGHTS, EARLY)) <= 2_000_000
 
 
 def test_the_denoiser_states_everything() -> None:
@@ -61,6 +72,41 @@ def test_held_out_loss() -> None:
     _, _, images, labels = split_digits()
     losses = losses_per_level(network(), images, labels, repeats=2)
     assert {s: loss for s, loss in losses.items() if loss > BOUNDS[s]} == {}
+
+
+def test_the_early_network_is_worse_at_every_level_and_no_ruin() -> None:
+    _, _, images, labels = split_digits()
+    early = digits_early().model
+    assert isinstance(early, DigitsNet)
+    losses, trained = (losses_per_level(net, images, labels, repeats=2) for net in (early, network()))
+    assert all(1.03 * trained[s] < losses[s] < 0.9 for s in losses)
+
+
+@pytest.mark.parametrize("schedule", ["vp", "vp_scaled_linear", "flow"])
+def test_the_network_in_another_clock_walks_the_same_path(schedule: str) -> None:
+    """ddim between the same levels of sigma / alpha, from the same noise: scaled by alpha, it is the same."""
+    law, own = schedules.get(schedule), digits()
+    labels = {"class_labels": torch.arange(4)}
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigmas = [14.0, 6.0, 3.0, 1.0, 0.3, 0.1, 0.03]
+    nodes = [law.at_lam(-math.log(s)) for s in sigmas]
+    here = fastsolve.sample(
+        own, x_init=14.0 * noise, solver="ddim", grid=[n.sigma / n.alpha for n in nodes], model_kwargs=labels
+    )
+    there = fastsolve.sample(
+        digits(schedule=schedule),
+        x_init=14.0 * nodes[0].alpha * noise,
+        solver="ddim",
+        grid=[n.t for n in nodes],
+        model_kwargs=labels,
+    )
+    torch.testing.assert_close(there / nodes[-1].alpha, here, rtol=0, atol=1e-4)
+
+
+def test_pure_noise_is_a_level_of_the_network_too() -> None:
+    drawn = fastsolve.sample(digits(schedule="flow"), (50, 1, 8, 8), solver="dpmpp_2m", nfe=20)
+    assert drawn.mean().item() == pytest.approx(real_digits()[0].mean().item(), abs=0.06)
+    assert drawn.std().item() == pytest.approx(SIGMA_DATA, abs=0.06)
 
 
 def test_a_classifier_reads_the_digits_that_were_asked_for() -> None:

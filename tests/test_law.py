@@ -64,6 +64,7 @@ LAW = {
     "calibrate": Row("denoiser grids predictions schedules"),
     "models": Row("denoiser predictions schedules"),
     "models/train_digits": Row("denoiser predictions schedules", extras="safetensors sklearn tqdm"),
+    "problems": Row("denoiser models predictions schedules"),
     "adapters": Row(ADAPTERS),
     "adapters/diffusers/scheduler": Row(ADAPTERS, extras="diffusers"),
     "arguments": Row("denoiser executors grids philox plan predictions schedules"),
