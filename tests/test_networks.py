@@ -161,6 +161,10 @@ def test_what_is_no_network_is_refused() -> None:
         flow.wrap("net.pt", noise_at=0)
     with pytest.raises(TypeError, match="this is a Denoiser already"):
         flow.wrap(flow.wrap(velocity, noise_at=1), noise_at=1)
+    with pytest.raises(TypeError, match="a guide, another network, is needed, .*; str is not callable"):
+        flow.wrap(velocity, noise_at=1, guide="weak.pt")
+    with pytest.raises(TypeError, match="a guide, another network, is needed, and this is a Denoiser already"):
+        flow.wrap(velocity, noise_at=1, guide=flow.wrap(velocity, noise_at=1))
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, not function"):
         huggingface.wrap(velocity, "flow", "flow")
 

@@ -41,14 +41,21 @@ def stated(
 
     What `call` makes has the network among its outer variables, or is the network: there a captured graph watches it.
     """
-    if not callable(net):
-        raise TypeError(f"a network is needed, something that can be called; {type(net).__name__} is not callable")
-    if isinstance(net, Denoiser):
-        raise TypeError("this is a Denoiser already: sample it, or give the network that it was made of")
+    _check(net, "a network")
     known: Facts = {"device": device_of(net), "dtype": _dtype_of(net), **facts}
     if (guide := known.get("guide")) is not None:
+        _check(guide, "a guide, another network,")
         known["guide"] = call(guide)
     return Denoiser(call(net), schedule, prediction, **known)
+
+
+def _check(net: object, name: str) -> None:
+    if not callable(net):
+        raise TypeError(f"{name} is needed, something that can be called; {type(net).__name__} is not callable")
+    if isinstance(net, Denoiser):
+        raise TypeError(
+            f"{name} is needed, and this is a Denoiser already: sample it, or give the network that it was made of"
+        )
 
 
 def _dtype_of(net: object) -> torch.dtype | None:
