@@ -14,7 +14,7 @@ from bits import assert_bits_equal
 from catalogue import needs_native
 from emulated_graph import EmulatedRecorder, Recorded
 from fastsolve import Denoiser, Sampler, executors, predictions, schedules
-from fastsolve.adapters import flow, huggingface, policy
+from fastsolve.adapters import edm, flow, huggingface, policy
 from problems import plane_mixture
 
 LAW = plane_mixture()
@@ -161,7 +161,7 @@ def test_what_is_no_network_is_refused() -> None:
         flow.wrap("net.pt", noise_at=0)
     with pytest.raises(TypeError, match="this is a Denoiser already"):
         flow.wrap(flow.wrap(velocity, noise_at=1), noise_at=1)
-    with pytest.raises(TypeError, match="a guide, another network, is needed, .*; str is not callable"):
+    with pytest.raises(TypeError, match=r"a guide, another network, is needed, .*; str is not callable"):
         flow.wrap(velocity, noise_at=1, guide="weak.pt")
     with pytest.raises(TypeError, match="a guide, another network, is needed, and this is a Denoiser already"):
         flow.wrap(velocity, noise_at=1, guide=flow.wrap(velocity, noise_at=1))
@@ -193,10 +193,24 @@ class Plain(torch.nn.Module):
         return out if shift is None else out + shift
 
 
+class Later(torch.nn.Module):
+    """Takes its level third."""
+
+    sigma_data = 0.5
+
+    def __init__(self, net: Plain) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, shift: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(x, sigma, shift)
+
+
 WRAPPED: dict[str, Callable[[Plain], Denoiser]] = {
     "flow": lambda net: flow.wrap(net, noise_at=0, time_scale=1000.0, shape=(2, 2)),
     "keywords": lambda net: flow.wrap(net, noise_at=1, names=("sample", "timestep"), shape=(2, 2)),
     "huggingface": lambda net: huggingface.wrap(net, "vp_scaled_linear", "eps", shape=(2, 2)),
+    "edm": lambda net: edm.wrap(Later(net), shape=(2, 2)),
     "policy": lambda net: policy.wrap(net, horizon=2, action_dim=2, whole_steps=True),
 }
 

@@ -149,6 +149,32 @@ def test_laws_are_recognised() -> None:
         assert law.at_lam(node.lam).t == pytest.approx(t, rel=1e-11)
 
 
+class Halved(torch.nn.Module):
+    """Weights in half precision under a preconditioner that computes and answers in the dtype of x, as PhysicsNeMo's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1, dtype=torch.float16))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return (predictor(EDM(), "x0", x, t) * self.gain).to(x.dtype)
+
+
+def test_a_predictor_is_called_in_the_dtype_of_the_state() -> None:
+    x = (80.0 * noise()).float()
+    run = {"solver": "heun", "grid": [80.0, 3.0, 0.1, 0.0]}
+    model = physicsnemo.wrap(EDM(), x0_predictor=Halved(), shape=(2,))
+    assert_bits_equal(Sampler(model, x.shape, **run)(x_init=x), Sampler(wrapped(EDM()), x.shape, **run)(x_init=x))
+
+
+def test_every_run_of_a_stepper_has_its_seed_or_a_generators_next() -> None:
+    scheduler, x = EDM(), 80.0 * noise()
+    for seed, same in ((7, True), (torch.Generator().manual_seed(7), False)):
+        stepper = physicsnemo.Stepper(wrapped(scheduler), scheduler, 3, solver="euler_ancestral", seed=seed)
+        one, two = (their_sample(x, scheduler, 3, stepper) for _ in range(2))
+        assert torch.equal(one, two) == same
+
+
 def test_a_noise_scheduler_needs_no_hash() -> None:
     """It may be a dataclass that can be changed: plans are cached by which one it is, and not by what it calls equal."""
 

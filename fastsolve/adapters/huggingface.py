@@ -60,7 +60,7 @@ def wrap(
             raise ValueError("null_class is the null of modules with class_labels: give it or null")
         facts["null"] = {"class_labels": torch.tensor([null_class], device=device_of(module))}
     facts.setdefault("shape", _shape(module, config))
-    if isinstance(own := getattr(module, "dtype", None), torch.dtype):
+    if isinstance(own := getattr(module, "dtype", None), torch.dtype) and own.is_floating_point:
         facts.setdefault("dtype", own)
 
     def call(net: Net) -> Model:

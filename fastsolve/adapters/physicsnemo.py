@@ -143,7 +143,8 @@ def wrap(
 ) -> Denoiser:
     """A Denoiser of a predictor and its noise scheduler, with the arguments of `get_denoiser`; its clock is theirs.
 
-    facts: further fields of the Denoiser, shape above all. `Levels(noise_scheduler)` is the grid of its own time steps.
+    facts: further fields of the Denoiser, shape above all; dtype is the state's, as in `sample`, where none is given.
+    `Levels(noise_scheduler)` is the grid of its own time steps.
 
     Raises ValueError unless one predictor is given, and for a velocity where the path's own is not stated: on other paths than VE's and
     flow matching's it takes the noise scheduler's `alpha_dot` and `sigma_dot`.
@@ -169,7 +170,7 @@ def wrap(
                 "score_predictor"
             )
         prediction = Velocity(noise_scheduler)
-    return stated(lambda net: net, predictor, law, prediction, facts)
+    return stated(lambda net: net, predictor, law, prediction, {"dtype": None, **facts})
 
 
 class Stepper:
@@ -179,7 +180,7 @@ class Stepper:
     step to step, and churn is that of the whole. It keeps no state, and any number of threads may step at the same time. Solvers that
     remember earlier steps are refused. Where x lives on a GPU a step reads its two times, which waits for the device.
 
-    seed: as for `Sampler`. options: the solver's.
+    seed: as for `Sampler`, of every run; a torch.Generator gives other ones to each. options: the solver's.
     """
 
     def __init__(
