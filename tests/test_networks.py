@@ -112,6 +112,27 @@ def test_a_second_order_solver_goes_where_the_midpoint_rule_goes() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_a_transformer_whose_time_is_0_at_noise_and_whose_answer_is_an_object() -> None:
+    class Turned(Towards):
+        dtype = torch.float64  # its own, as modules of diffusers state it
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones((), dtype=torch.float16))
+
+        def forward(self, hidden_states: Tensor, timestep: Tensor, return_dict: bool = True) -> object:
+            out = super().forward(hidden_states, timestep)
+            return type("Out", (), {"sample": out}) if return_dict else (out,)
+
+    x, run = noise(), {"solver": "flow_euler", "steps": 5, "dtype": torch.float64}
+    model = flow.wrap(Turned(), noise_at=0, names=("hidden_states", "timestep"))
+    assert model.dtype == torch.float64
+    expected = Sampler(flow.wrap(Towards(), noise_at=0), x.shape, **run)(x_init=x)
+    for kwargs in ({}, {"return_dict": False}):
+        out = Sampler(model, x.shape, **run)(x_init=x, model_kwargs=kwargs)
+        torch.testing.assert_close(out, expected, rtol=0.0, atol=1e-12)
+
+
 def test_shift_is_that_of_the_schedule() -> None:
     made = flow.wrap(Towards(), noise_at=0, shift=3.0, nfe=4)
     assert made.schedule == schedules.Flow(3.0)

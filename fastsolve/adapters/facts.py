@@ -58,7 +58,18 @@ def _check(net: object, name: str) -> None:
         )
 
 
+def tensor_of(answer: Any) -> Tensor:
+    """What a network of diffusers answers with: a tensor, the first of a tuple or a list, or an object's `.sample`."""
+    if not isinstance(answer, Tensor):
+        answer = answer[0] if isinstance(answer, tuple | list) else answer.sample
+    return answer  # type: ignore[no-any-return]
+
+
 def _dtype_of(net: object) -> torch.dtype | None:
-    """That of a module's first floating parameter; None, the state's, for anything else."""
-    parameters = net.parameters() if isinstance(net, torch.nn.Module) else ()
-    return next((p.dtype for p in parameters if p.is_floating_point()), None)
+    """A module's own, where it states one, which need not be its first parameter's; else that one's; None for anything else."""
+    if not isinstance(net, torch.nn.Module):
+        return None
+    own = getattr(net, "dtype", None)
+    if isinstance(own, torch.dtype) and own.is_floating_point:
+        return own
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastsolve import schedules
-from fastsolve.adapters.facts import Facts, Model, Net, stated
+from fastsolve.adapters.facts import Facts, Model, Net, stated, tensor_of
 from fastsolve.denoiser import Denoiser, device_of
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule, VPTable
@@ -35,8 +35,7 @@ def wrap(
     stated (flow: 1000 for SD3, 1 for Flux, which multiplies itself). learned_variance: the second half of the output's channels is a
     variance, and cut off; None looks for twice as many out_channels as in_channels in the module's config. null_class: the label of
     no class, for classifier-free guidance (the number of classes in DiT). shape, where it is not given: (in_channels, sample_size,
-    sample_size) of the config, where all convolutions are those of images. dtype, where it is not given: the module's own, which is
-    not always that of its first parameter. facts: further fields of the Denoiser.
+    sample_size) of the config, where all convolutions are those of images. facts: further fields of the Denoiser.
 
     Raises TypeError for what is no module, ValueError where the time's scale is not stated.
     """
@@ -60,8 +59,6 @@ def wrap(
             raise ValueError("null_class is the null of modules with class_labels: give it or null")
         facts["null"] = {"class_labels": torch.tensor([null_class], device=device_of(module))}
     facts.setdefault("shape", _shape(module, config))
-    if isinstance(own := getattr(module, "dtype", None), torch.dtype) and own.is_floating_point:
-        facts.setdefault("dtype", own)
 
     def call(net: Net) -> Model:
         plain = getattr(net, "_orig_mod", net)  # of a compiled module, whose own signature says nothing
@@ -73,9 +70,7 @@ def wrap(
             told = t if scale == 1.0 else t * scale
             named = {**fixed, **kwargs}
             answer = net(x, told, **named) if by_name is None else net(x, **{by_name: told}, **named)
-            if not isinstance(answer, Tensor):
-                answer = answer[0] if isinstance(answer, tuple | list) else answer.sample
-            output: Tensor = answer
+            output = tensor_of(answer)
             return output[:, : x.shape[1]] if halved else output
 
         return raw

@@ -64,10 +64,10 @@ def wrap(
     """A Denoiser of a policy's network, called as net(sample [B, horizon, action_dim], timestep [B], **model_kwargs).
 
     scheduler: the policy's noise scheduler of diffusers, read for its table (`alphas_cumprod`) and `config.prediction_type`. Without
-    one the table is `squared_cosine(train_steps)`, of 100, the prediction "epsilon", "sample" or "v_prediction". whole_steps: the network
-    embeds integers only: it is told int64 steps, and every level is one of the table's. `global_cond` and `local_cond` come as
-    model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory `overwrite=(mask, value)` of a call.
-    facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
+    one the table is `squared_cosine(train_steps)`, by default of 100, and prediction is "epsilon", the default, "sample" or
+    "v_prediction". whole_steps: the network embeds integers only: it is told int64 steps, and every level is one of the table's.
+    `global_cond` and `local_cond` come as model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory
+    `overwrite=(mask, value)` of a call. facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
 
     Raises ValueError for an unknown prediction, for one or train_steps beside a scheduler, and for more inference steps than there are
     in training.
