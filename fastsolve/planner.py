@@ -22,6 +22,7 @@ from fastsolve.solvers import Solver
 from fastsolve.walks import Walk, check_inverse, inverted, loud
 
 Options = tuple[tuple[str, object], ...]
+_NEAR = "; a node inside a step may be rounded to its end: take fewer steps, or a solver of one call a step"
 _LARGEST = 3.4028234663852886e38  # of float32: no bound
 
 _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
@@ -228,7 +229,8 @@ def _plan(solver: Solver, asked: _Asked, steps: int) -> Plan:
         levels = nodes[::-1] if walk.inverse else nodes
         plan = draft.finish(final, solver.name, schedule.start_std(first), levels)
     except FormError as error:
-        raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}") from error
+        near = "" if schedule.whole is schedule else _NEAR
+        raise ValueError(f"{solver.name} on {schedule.name}, after {draft.calls} model calls: {error}{near}") from error
     before, _ = walk.bounds(steps)
     if before and plan.draws:  # the part before it has drawn, and a run that is continued draws on; whatever its model
         so_far = asked._replace(walk=Walk(stop=walk.stop), prediction=predictions.X0(), controls=NO_CONTROLS)

@@ -333,6 +333,13 @@ def test_distinct_levels_are_the_walk_of_edm_with_its_idle_steps() -> None:
         make_plan("heun", schedule=edm.wrap(net).schedule, steps=61)
 
 
+@pytest.mark.parametrize("solver", ["dpm_solver_3", "dpmpp_3s"])
+def test_an_inner_node_that_is_rounded_to_the_end_of_its_step_is_told(solver: str) -> None:
+    net = Discrete()
+    with pytest.raises(ValueError, match=r"a node inside a step may be rounded to its end: take fewer steps"):
+        make_plan(solver, schedule=edm.wrap(net).schedule, steps=40)
+
+
 def test_a_cached_plan_does_not_keep_a_network() -> None:
     net = Discrete()
     make_plan("heun", schedule=edm.wrap(net).schedule, steps=9)
@@ -347,6 +354,26 @@ def test_a_cached_plan_does_not_keep_a_network() -> None:
 def test_the_schedule_of_a_network_without_rounding_shares_plans() -> None:
     first = make_plan("heun", schedule=edm.wrap(Precond()).schedule, steps=5)
     assert make_plan("heun", schedule=edm.wrap(Precond()).schedule, steps=5) is first
+
+
+class Refines(Precond):
+    """PhysicsNeMo's super-resolution networks: the level is the third argument, and the channels are those that come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.img_in_channels, self.img_out_channels, self.img_channels = 1, 3, 99
+
+    def forward(self, x: Tensor, img_lr: Tensor, sigma: Tensor, force_fp32: bool = False) -> Tensor:
+        return super().forward(x - img_lr, sigma) + img_lr
+
+
+def test_a_network_whose_level_comes_later_is_given_it_by_name() -> None:
+    low, z = torch.full((2, 1, 4, 4), 0.75), latents()
+    made = edm.wrap(Refines(), guide=Refines(), dtype=None)
+    assert made.shape == SHAPE
+    sampler = Sampler(made, z.shape, solver="heun", steps=18, guidance=2.0, dtype=torch.float64)
+    out = sampler(x_init=z * 80.0 + 0.75, model_kwargs={"img_lr": low})
+    torch.testing.assert_close(out - 0.75, published(Precond(), z), rtol=0.0, atol=1e-10)
 
 
 class Unknown(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,43 @@ def test_the_time_of_a_half_precision_module_is_not_half() -> None:
         model_kwargs={"context": torch.zeros(1, 1, 1).bfloat16()}
     )
     assert [(t.dtype, t.tolist()) for t in net.told] == [(torch.float32, [t, t]) for t in (750.5, 3.0)]
+
+
+def wan() -> torch.nn.Module:
+    small = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16}
+    small |= {"freq_dim": 16, "ffn_dim": 16, "num_layers": 1, "rope_max_seq_len": 16}
+    return made("WanTransformer3DModel", **small)
+
+
+def test_a_module_that_keeps_some_parameters_in_float32_is_called_in_its_own_dtype(tmp_path: Path) -> None:
+    wan().save_pretrained(tmp_path)
+    net = diffusers.WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert next(net.parameters()).dtype == torch.float32  # a table, kept so
+    model = huggingface.wrap(net, "flow", "flow", time_scale=1000.0)
+    assert (model.dtype, model.shape) == (torch.bfloat16, None)
+    text = {"encoder_hidden_states": normals(1, 3, 16).bfloat16()}
+    out = Sampler(model, (1, 4, 1, 4, 4), solver="flow_euler", steps=2)(model_kwargs=text)
+    assert out.isfinite().all()
+
+
+def test_the_signature_of_a_compiled_module_is_that_of_the_module() -> None:
+    """Of which the time is the fourth argument, not the second."""
+    net, x = sd3(), normals(2, 4, 8, 8)
+    text = {"encoder_hidden_states": normals(2, 5, 16, seed=2), "pooled_projections": normals(2, 12, seed=3)}
+    run = {"solver": "flow_euler", "steps": 1}
+    plain = huggingface.wrap(net, "flow", "flow", time_scale=1000.0)
+    compiled = huggingface.wrap(torch.compile(net, backend="eager"), "flow", "flow", time_scale=1000.0)
+    assert compiled.shape == (4, 8, 8)
+    with torch.compiler.set_stance("force_eager"):
+        out = Sampler(compiled, x.shape, **run)(x_init=x, model_kwargs=text)
+    torch.testing.assert_close(out, Sampler(plain, x.shape, **run)(x_init=x, model_kwargs=text), rtol=0.0, atol=1e-5)
+
+
+def test_a_sample_size_of_sound_is_no_image() -> None:
+    small = {"block_out_channels": (8,), "down_block_types": ("DownBlock1D",), "up_block_types": ("UpBlock1D",)}
+    net = made("UNet1DModel", sample_size=64, in_channels=2, out_channels=2, **small)
+    assert huggingface.wrap(net, "vp", "eps", time_scale=1.0).shape is None
+    assert huggingface.wrap(net, "vp", "eps", time_scale=1.0, shape=(2, 64)).shape == (2, 64)
 
 
 def test_huggingface_refuses() -> None:

@@ -14,7 +14,7 @@ from bits import assert_bits_equal
 from catalogue import needs_native
 from emulated_graph import EmulatedRecorder, Recorded
 from fastsolve import Denoiser, Sampler, executors, predictions, schedules
-from fastsolve.adapters import flow, huggingface, policy
+from fastsolve.adapters import edm, flow, huggingface, policy
 from problems import plane_mixture
 
 LAW = plane_mixture()
@@ -112,6 +112,27 @@ def test_a_second_order_solver_goes_where_the_midpoint_rule_goes() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_a_transformer_whose_time_is_0_at_noise_and_whose_answer_is_an_object() -> None:
+    class Turned(Towards):
+        dtype = torch.float64  # its own, as modules of diffusers state it
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones((), dtype=torch.float16))
+
+        def forward(self, hidden_states: Tensor, timestep: Tensor, return_dict: bool = True) -> object:
+            out = super().forward(hidden_states, timestep)
+            return type("Out", (), {"sample": out}) if return_dict else (out,)
+
+    x, run = noise(), {"solver": "flow_euler", "steps": 5, "dtype": torch.float64}
+    model = flow.wrap(Turned(), noise_at=0, names=("hidden_states", "timestep"))
+    assert model.dtype == torch.float64
+    expected = Sampler(flow.wrap(Towards(), noise_at=0), x.shape, **run)(x_init=x)
+    for kwargs in ({}, {"return_dict": False}):
+        out = Sampler(model, x.shape, **run)(x_init=x, model_kwargs=kwargs)
+        torch.testing.assert_close(out, expected, rtol=0.0, atol=1e-12)
+
+
 def test_shift_is_that_of_the_schedule() -> None:
     made = flow.wrap(Towards(), noise_at=0, shift=3.0, nfe=4)
     assert made.schedule == schedules.Flow(3.0)
@@ -161,6 +182,10 @@ def test_what_is_no_network_is_refused() -> None:
         flow.wrap("net.pt", noise_at=0)
     with pytest.raises(TypeError, match="this is a Denoiser already"):
         flow.wrap(flow.wrap(velocity, noise_at=1), noise_at=1)
+    with pytest.raises(TypeError, match=r"a guide, another network, is needed, .*; str is not callable"):
+        flow.wrap(velocity, noise_at=1, guide="weak.pt")
+    with pytest.raises(TypeError, match="a guide, another network, is needed, and this is a Denoiser already"):
+        flow.wrap(velocity, noise_at=1, guide=flow.wrap(velocity, noise_at=1))
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, not function"):
         huggingface.wrap(velocity, "flow", "flow")
 
@@ -189,10 +214,24 @@ class Plain(torch.nn.Module):
         return out if shift is None else out + shift
 
 
+class Later(torch.nn.Module):
+    """Takes its level third."""
+
+    sigma_data = 0.5
+
+    def __init__(self, net: Plain) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, shift: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(x, sigma, shift)
+
+
 WRAPPED: dict[str, Callable[[Plain], Denoiser]] = {
     "flow": lambda net: flow.wrap(net, noise_at=0, time_scale=1000.0, shape=(2, 2)),
     "keywords": lambda net: flow.wrap(net, noise_at=1, names=("sample", "timestep"), shape=(2, 2)),
     "huggingface": lambda net: huggingface.wrap(net, "vp_scaled_linear", "eps", shape=(2, 2)),
+    "edm": lambda net: edm.wrap(Later(net), shape=(2, 2)),
     "policy": lambda net: policy.wrap(net, horizon=2, action_dim=2, whole_steps=True),
 }
 

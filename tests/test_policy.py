@@ -202,6 +202,11 @@ def test_refusals() -> None:
         policy.wrap(net, prediction="eps", **sizes)
     with pytest.raises(TypeError, match=r"scheduler \(dict\) has no alphas_cumprod and no config"):
         policy.wrap(net, {"num_train_timesteps": 100}, **sizes)
+    for given in ({"prediction": "sample"}, {"train_steps": 50}):
+        with pytest.raises(
+            ValueError, match="train_steps and prediction are read from the scheduler: give it, or them"
+        ):
+            policy.wrap(net, object(), **given, **sizes)
     with pytest.raises(ValueError, match="a table needs at least two steps, not 1"):
         policy.wrap(net, train_steps=1, **sizes)
     with pytest.raises(ValueError, match=r"shape must be \(B, 16, 3\)"):

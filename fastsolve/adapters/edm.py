@@ -5,6 +5,7 @@ They are known by their attributes; neither repository is imported, and no pickl
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -51,9 +52,11 @@ def wrap(
 ) -> Denoiser:
     """A Denoiser of a preconditioned network `net(x, sigma, class_labels=None, **kwargs) -> D`, D the denoised data.
 
+    Where sigma comes later, as in PhysicsNeMo's super-resolution networks, `net(x, img_lr, sigma)`, it is given by its name.
+
     Read from the network, where it has them: `sigma_min` and `sigma_max` (which narrow the range given here, as in EDM's sampler),
-    `sigma_data` (0.5), `img_channels` and `img_resolution` (one number or [H, W]; `shape` is a sample's where they are missing),
-    `label_dim`, and `round_sigma`: where it changes levels, the rounded one is the one that the coefficients use as well.
+    `sigma_data` (0.5), `img_channels` or `img_out_channels`, and `img_resolution` (one number or [H, W]; `shape` is a sample's where
+    they are missing), `label_dim`, and `round_sigma`: where it changes levels, the rounded one is what the coefficients use as well.
     `class_labels` [B, label_dim], one-hot, go into model_kwargs; without a guide, guidance has none of them in its unconditional call.
     guide: another such network, called with the same labels (autoguidance): EDM2's `ref.lerp(D, guidance)` with `gnet`.
     dtype: of the network's x and D, float32 in both repositories; None is the state's. nfe: model calls where no call says, 35 in EDM.
@@ -63,21 +66,19 @@ def wrap(
     _check(net, "net")
     if guide is not None:
         _check(guide, "guide")
-    low, high = (
-        max(sigma_min, float(getattr(net, "sigma_min", 0.0))),
-        min(sigma_max, getattr(net, "sigma_max", math.inf)),
-    )
+    known = float(getattr(net, "sigma_min", 0.0)), float(getattr(net, "sigma_max", math.inf))
+    low, high = max(sigma_min, known[0]), min(sigma_max, known[1])
     if not 0.0 < low < high < math.inf:
         raise ValueError(
-            f"no level is left between sigma_min and sigma_max: the network knows {getattr(net, 'sigma_min', 0.0):g} to "
-            f"{getattr(net, 'sigma_max', math.inf):g}, and {sigma_min:g} to {sigma_max:g} is asked for"
+            f"no level is left between sigma_min and sigma_max: the network knows {known[0]:g} to {known[1]:g}, and {sigma_min:g} to "
+            f"{sigma_max:g} is asked for"
         )
     data = float(getattr(net, "sigma_data", 0.5))
     snap = _rounding(net, low, high)
     schedule = schedules.EDM(low, high, data) if snap is None else Rounded(low, high, data, snap)
     null = {"class_labels": None} if guide is None and getattr(net, "label_dim", None) else None
     return Denoiser(
-        net,
+        _call(net),
         schedule,
         "x0",
         shape=_shape(net) if shape is None else tuple(shape),
@@ -85,8 +86,19 @@ def wrap(
         dtype=dtype,
         nfe=nfe,
         null=null,
-        guide=guide,
+        guide=None if guide is None else _call(guide),
     )
+
+
+def _call(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    plain = getattr(net, "_orig_mod", net)  # of a compiled module, whose own signature says nothing
+    if "sigma" not in list(inspect.signature(getattr(plain, "forward", plain)).parameters)[2:]:
+        return net
+
+    def named(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
+        return net(x, sigma=t, **kwargs)
+
+    return named
 
 
 def _check(net: object, name: str) -> None:
@@ -107,7 +119,8 @@ def _check(net: object, name: str) -> None:
 
 
 def _shape(net: object) -> tuple[int, ...] | None:
-    channels, size = getattr(net, "img_channels", None), getattr(net, "img_resolution", None)
+    channels = getattr(net, "img_out_channels", getattr(net, "img_channels", None))
+    size = getattr(net, "img_resolution", None)
     if channels is None or size is None:
         return None
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
@@ -117,19 +130,18 @@ def _rounding(net: object, low: float, high: float) -> Callable[[float], float] 
     """The network's `round_sigma` as a function of one number, or None where it changes nothing between the ends."""
     if not callable(getattr(net, "round_sigma", None)):
         return None
-    reference, device = (
-        weakref.ref(net),
-        device_of(net),
-    )  # plans are cached by their schedule, which must not hold the weights
+    probes = torch.logspace(math.log10(low), math.log10(high), 65, dtype=torch.float64, device=device_of(net))
+    if torch.allclose(net.round_sigma(probes).to(probes), probes, rtol=1e-6, atol=0.0):  # type: ignore[attr-defined]
+        return None
+    reference = weakref.ref(net)  # plans are cached by their schedule, which must not hold the weights
 
     def snap(sigma: float) -> float:
         owner = reference()
         if owner is None:
             raise RuntimeError("the network whose levels this schedule has is gone: keep it, or its Denoiser")
-        return float(owner.round_sigma(torch.tensor(sigma, dtype=torch.float64, device=device)))  # type: ignore[attr-defined]
+        return float(owner.round_sigma(probes.new_tensor(sigma)))  # type: ignore[attr-defined]
 
-    probes = [low * (high / low) ** (i / 64) for i in range(65)]
-    return snap if any(abs(snap(sigma) - sigma) > 1e-6 * sigma for sigma in probes) else None
+    return snap
 
 
 def stacked_noise(

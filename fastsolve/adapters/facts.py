@@ -41,17 +41,35 @@ def stated(
 
     What `call` makes has the network among its outer variables, or is the network: there a captured graph watches it.
     """
-    if not callable(net):
-        raise TypeError(f"a network is needed, something that can be called; {type(net).__name__} is not callable")
-    if isinstance(net, Denoiser):
-        raise TypeError("this is a Denoiser already: sample it, or give the network that it was made of")
+    _check(net, "a network")
     known: Facts = {"device": device_of(net), "dtype": _dtype_of(net), **facts}
     if (guide := known.get("guide")) is not None:
+        _check(guide, "a guide, another network,")
         known["guide"] = call(guide)
     return Denoiser(call(net), schedule, prediction, **known)
 
 
+def _check(net: object, name: str) -> None:
+    if not callable(net):
+        raise TypeError(f"{name} is needed, something that can be called; {type(net).__name__} is not callable")
+    if isinstance(net, Denoiser):
+        raise TypeError(
+            f"{name} is needed, and this is a Denoiser already: sample it, or give the network that it was made of"
+        )
+
+
+def tensor_of(answer: Any) -> Tensor:
+    """What a network of diffusers answers with: a tensor, the first of a tuple or a list, or an object's `.sample`."""
+    if not isinstance(answer, Tensor):
+        answer = answer[0] if isinstance(answer, tuple | list) else answer.sample
+    return answer  # type: ignore[no-any-return]
+
+
 def _dtype_of(net: object) -> torch.dtype | None:
-    """That of a module's first floating parameter; None, the state's, for anything else."""
-    parameters = net.parameters() if isinstance(net, torch.nn.Module) else ()
-    return next((p.dtype for p in parameters if p.is_floating_point()), None)
+    """A module's own, where it states one, which need not be its first parameter's; else that one's; None for anything else."""
+    if not isinstance(net, torch.nn.Module):
+        return None
+    own = getattr(net, "dtype", None)
+    if isinstance(own, torch.dtype) and own.is_floating_point:
+        return own
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastsolve import predictions, schedules
-from fastsolve.adapters.facts import Facts, Model, Net, stated
+from fastsolve.adapters.facts import Facts, Model, Net, stated, tensor_of
 from fastsolve.denoiser import Denoiser
 from fastsolve.schedules import Node
 
@@ -40,8 +40,8 @@ def wrap(
     fastsolve have it) or 0 (x = t data + (1 - t) noise, velocity data - noise: flow_matching, torchcfm, rectified flow). The sign is a
     coefficient of the plan and costs nothing. time_scale: what the model is told, time_scale * t, a float tensor [B] (1000 or 999 for
     networks that embed such numbers). The call is model(x, t, **kwargs), or model(t, x) with time_first (torchcfm), or by keywords,
-    names = (that of the state, that of the time) (flow_matching's `x` and `t`). shift: of named grids, as in `schedules.Flow`.
-    facts: further fields of the Denoiser: shape, dtype, null ...
+    names = (that of the state, that of the time) (flow_matching's `x` and `t`); the answer is a tensor, a tuple's first, or an object's
+    `.sample`. shift: of named grids, as in `schedules.Flow`. facts: further fields of the Denoiser: shape, dtype, null ...
 
     Raises ValueError for another direction or scale, and for a call that is stated twice.
     """
@@ -63,10 +63,8 @@ def wrap(
     def call(net: Net) -> Model:
         def velocity(x: Tensor, t: Tensor, **kwargs: object) -> Tensor:
             if names is not None:
-                raw: Tensor = net(**{names[0]: x, names[1]: told(t)}, **kwargs)
-            else:
-                raw = net(told(t), x, **kwargs) if time_first else net(x, told(t), **kwargs)
-            return raw
+                return tensor_of(net(**{names[0]: x, names[1]: told(t)}, **kwargs))
+            return tensor_of(net(told(t), x, **kwargs) if time_first else net(x, told(t), **kwargs))
 
         return velocity
 

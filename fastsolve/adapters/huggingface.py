@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastsolve import schedules
-from fastsolve.adapters.facts import Facts, Model, Net, stated
-from fastsolve.denoiser import Denoiser
+from fastsolve.adapters.facts import Facts, Model, Net, stated, tensor_of
+from fastsolve.denoiser import Denoiser, device_of
 from fastsolve.predictions import Prediction
 from fastsolve.schedules import Schedule, VPTable
 
@@ -35,7 +35,7 @@ def wrap(
     stated (flow: 1000 for SD3, 1 for Flux, which multiplies itself). learned_variance: the second half of the output's channels is a
     variance, and cut off; None looks for twice as many out_channels as in_channels in the module's config. null_class: the label of
     no class, for classifier-free guidance (the number of classes in DiT). shape, where it is not given: (in_channels, sample_size,
-    sample_size) of the config, for modules that take images. facts: further fields of the Denoiser.
+    sample_size) of the config, where all convolutions are those of images. facts: further fields of the Denoiser.
 
     Raises TypeError for what is no module, ValueError where the time's scale is not stated.
     """
@@ -57,12 +57,12 @@ def wrap(
     if null_class is not None:
         if facts.get("null") is not None:
             raise ValueError("null_class is the null of modules with class_labels: give it or null")
-        label = torch.tensor([null_class], device=next(module.parameters()).device)
-        facts["null"] = {"class_labels": label}
-    facts.setdefault("shape", _shape(config))
+        facts["null"] = {"class_labels": torch.tensor([null_class], device=device_of(module))}
+    facts.setdefault("shape", _shape(module, config))
 
     def call(net: Net) -> Model:
-        parameters = list(inspect.signature(getattr(net, "forward", net)).parameters)
+        plain = getattr(net, "_orig_mod", net)  # of a compiled module, whose own signature says nothing
+        parameters = list(inspect.signature(getattr(plain, "forward", plain)).parameters)
         by_name = next((name for name in _TIMES if name in parameters), None)
         fixed = {"return_dict": False} if "return_dict" in parameters else {}
 
@@ -70,9 +70,7 @@ def wrap(
             told = t if scale == 1.0 else t * scale
             named = {**fixed, **kwargs}
             answer = net(x, told, **named) if by_name is None else net(x, **{by_name: told}, **named)
-            if not isinstance(answer, Tensor):
-                answer = answer[0] if isinstance(answer, tuple | list) else answer.sample
-            output: Tensor = answer
+            output = tensor_of(answer)
             return output[:, : x.shape[1]] if halved else output
 
         return raw
@@ -80,8 +78,11 @@ def wrap(
     return stated(call, module, law, prediction, facts)
 
 
-def _shape(config: object) -> tuple[int, ...] | None:
+def _shape(module: torch.nn.Module, config: object) -> tuple[int, ...] | None:
     channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
-    if not isinstance(channels, int) or size is None:
+    other = any(
+        isinstance(part, torch.nn.Conv1d | torch.nn.Conv3d) for part in module.modules()
+    )  # of sounds and videos
+    if other or not isinstance(channels, int) or size is None:
         return None
     return (channels, size, size) if isinstance(size, int) else (channels, *size)

@@ -6,8 +6,10 @@ Known by their protocols only, the library is not imported. A predictor is calle
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,13 +17,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastsolve import schedules, solvers
-from fastsolve.adapters.facts import Facts, stated
+from fastsolve import schedules
+from fastsolve.adapters.facts import Facts, Net, stated
 from fastsolve.arguments import Seed
 from fastsolve.denoiser import Denoiser
 from fastsolve.grids import Grid
+from fastsolve.plan import Plan, Update
+from fastsolve.planner import make_plan
+from fastsolve.predictions import Prediction
 from fastsolve.sampler import Sampler
-from fastsolve.schedules import Schedule
+from fastsolve.schedules import Node, Schedule
 
 _PREDICTORS = {
     "x0_predictor": "x0",
@@ -31,8 +36,22 @@ _PREDICTORS = {
 }
 
 
-@dataclass(frozen=True)
-class Law(Schedule):
+class _OfScheduler:
+    """Equal where all is equal and the noise scheduler is the same object: by its own measure it may have no hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._known == other._known
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._known.values()))
+
+    @property
+    def _known(self) -> dict[str, object]:
+        return vars(self) | {"scheduler": id(self.scheduler)}  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class Law(_OfScheduler, Schedule):
     """The alpha(t) and sigma(t) of a noise scheduler, asked in float64, between its first level and its last above 0."""
 
     scheduler: Any
@@ -58,8 +77,8 @@ class Law(Schedule):
         return 0.5 * (low + high)
 
 
-@dataclass(frozen=True)
-class Levels(Grid):
+@dataclass(frozen=True, eq=False)
+class Levels(_OfScheduler, Grid):
     """The levels of a noise scheduler's `timesteps`, as a grid of any number of steps."""
 
     scheduler: Any
@@ -74,6 +93,20 @@ class Levels(Grid):
                 f"end in {levels[-1]:g}"
             )
         return levels[:-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity(_OfScheduler, Prediction):
+    """raw = dx/dt = alpha' x0 + sigma' noise, where a noise scheduler states `alpha_dot(t)` and `sigma_dot(t)`."""
+
+    scheduler: Any
+    name: ClassVar[str] = "velocity"
+
+    def x0(self, node: Node) -> tuple[float, float]:
+        at = torch.tensor(node.t, dtype=torch.float64)
+        falls, rises = float(self.scheduler.alpha_dot(at)), float(self.scheduler.sigma_dot(at))
+        power = rises * node.alpha - falls * node.sigma
+        return rises / power, -node.sigma / power
 
 
 def schedule_of(noise_scheduler: Any) -> Schedule:
@@ -102,17 +135,19 @@ def schedule_of(noise_scheduler: Any) -> Schedule:
 def wrap(
     noise_scheduler: Any,
     *,
-    x0_predictor: Callable[..., Tensor] | None = None,
-    score_predictor: Callable[..., Tensor] | None = None,
-    epsilon_predictor: Callable[..., Tensor] | None = None,
-    velocity_predictor: Callable[..., Tensor] | None = None,
+    x0_predictor: Net | None = None,
+    score_predictor: Net | None = None,
+    epsilon_predictor: Net | None = None,
+    velocity_predictor: Net | None = None,
     **facts: Unpack[Facts],
 ) -> Denoiser:
     """A Denoiser of a predictor and its noise scheduler, with the arguments of `get_denoiser`; its clock is theirs.
 
-    facts: further fields of the Denoiser, shape above all. `Levels(noise_scheduler)` is the grid of its own time steps.
+    facts: further fields of the Denoiser, shape above all; dtype is the state's, as in `sample`, where none is given.
+    `Levels(noise_scheduler)` is the grid of its own time steps.
 
-    Raises ValueError unless one predictor is given, and for a velocity on another path than VE's and flow matching's.
+    Raises ValueError unless one predictor is given, and for a velocity where the path's own is not stated: on other paths than VE's and
+    flow matching's it takes the noise scheduler's `alpha_dot` and `sigma_dot`.
     """
     given = {
         name: predictor
@@ -124,15 +159,18 @@ def wrap(
     if len(given) != 1:
         raise ValueError(f"give one of {', '.join(_PREDICTORS)}, not {' and '.join(given) or 'none'}")
     ((name, predictor),) = given.items()
-    law, prediction = schedule_of(noise_scheduler), _PREDICTORS[name]
-    if prediction == "flow" and not isinstance(law, schedules.Flow):
-        if not isinstance(law, schedules.VE):
-            raise ValueError(
-                "a velocity is known here on VE and flow matching paths: give x0_predictor or score_predictor"
-            )
+    law = schedule_of(noise_scheduler)
+    prediction: str | Prediction = _PREDICTORS[name]
+    if prediction == "flow" and isinstance(law, schedules.VE):
         prediction = "eps"  # dx/dt where alpha = 1 and sigma = t
-
-    return stated(lambda net: net, predictor, law, prediction, facts)
+    elif prediction == "flow" and not isinstance(law, schedules.Flow):
+        if not all(callable(getattr(noise_scheduler, dot, None)) for dot in ("alpha_dot", "sigma_dot")):
+            raise ValueError(
+                f"a velocity on the path of {type(noise_scheduler).__name__} needs its alpha_dot and sigma_dot: give x0_predictor or "
+                "score_predictor"
+            )
+        prediction = Velocity(noise_scheduler)
+    return stated(lambda net: net, predictor, law, prediction, {"dtype": None, **facts})
 
 
 class Stepper:
@@ -140,9 +178,9 @@ class Stepper:
 
     It walks the noise scheduler's `steps` time steps, one at a time, as parts of one plan: the draws of a stochastic solver go on from
     step to step, and churn is that of the whole. It keeps no state, and any number of threads may step at the same time. Solvers that
-    remember earlier steps are refused. Where x lives on a GPU a step reads t_cur, which waits for the device.
+    remember earlier steps are refused. Where x lives on a GPU a step reads its two times, which waits for the device.
 
-    seed: as for `Sampler`. options: the solver's.
+    seed: as for `Sampler`, of every run; a torch.Generator gives other ones to each. options: the solver's.
     """
 
     def __init__(
@@ -155,19 +193,21 @@ class Stepper:
         seed: Seed = 0,
         options: Mapping[str, object] | None = None,
     ) -> None:
-        fact = solvers.get(solver)
-        if fact.order > fact.stages:
-            alone = [name for name in solvers.names() if 0 < solvers.get(name).order <= solvers.get(name).stages]
+        law = schedules.get(denoiser.schedule)
+        self._levels = [*Levels(noise_scheduler).positive(law, steps), law.t_clean]
+        if _remembers(make_plan(solver, schedule=law, grid=self._levels, options=options)):
             raise ValueError(
-                f"{solver} remembers earlier steps, and a step is all it would see: use {', '.join(alone)}"
+                f"{solver} remembers earlier steps, and a step is all it would see: use one that does not, such as euler, heun, "
+                "dpmpp_3s or seeds3"
             )
-        self.denoiser, self.seed, self._solver, self._options = denoiser, seed, solver, options
-        self._levels = [*Levels(noise_scheduler).positive(denoiser.schedule, steps), 0.0]  # type: ignore[arg-type]
+        self.seed = seed
+        self._part = functools.partial(Sampler, denoiser, solver=solver, grid=self._levels, options=options)
         self._made: dict[tuple[object, ...], Sampler] = {}
+        self._making = threading.Lock()
 
     def step(self, x: Tensor, t_cur: Tensor, t_next: Tensor) -> Tensor:
         """The state at t_next, [B, *shape]. Raises ValueError where t_cur and t_next are no step of the noise scheduler's."""
-        here, there = (float(t[0]) for t in (t_cur, t_next))
+        here, there = torch.stack((t_cur[0], t_next[0])).tolist()
         number = min(range(len(self._levels) - 1), key=lambda i: abs(self._levels[i] - here))
         for t, level in ((here, self._levels[number]), (there, self._levels[number + 1])):
             if abs(t - level) > 1e-5 * self._levels[number]:
@@ -176,19 +216,30 @@ class Stepper:
                     f"{self._levels[number + 1]:g}: give sample the same noise scheduler and number of steps"
                 )
         key = (number, x.shape, x.dtype, x.device)
-        if key not in self._made:
-            made = Sampler(
-                self.denoiser,
-                x.shape,
-                solver=self._solver,
-                grid=self._levels,
-                start=number,
-                stop=number + 1,
-                device=x.device,
-                dtype=x.dtype,
-                options=self._options,
-            )
-            for other in self._made.values():
-                made.share(other)
-            self._made[key] = made
+        with self._making:
+            if key not in self._made:
+                made = self._part(x.shape, start=number, stop=number + 1, device=x.device, dtype=x.dtype)
+                for other in self._made.values():
+                    made.share(other)
+                self._made[key] = made
         return self._made[key](x_init=x, seed=self.seed)
+
+
+def _remembers(plan: Plan) -> bool:
+    """Whether a step reads more of those before it than the state on which it calls the model first."""
+    first = {plan.evals[number].d for number in plan.steps}
+    made, gone = {"x0"}, set[str]()
+    for op in plan.ops:
+        if isinstance(op, Update):
+            makes = {row.out for row in op.rows}
+            reads = {
+                f"d{name[1:]}".rstrip("'") if name[0] in "rh" else name for row in op.rows for name, _ in row.terms
+            }
+        else:
+            makes, reads = {op.d}, set(op.inputs)
+            if op.d in first:
+                gone = made - reads
+        if reads & gone:
+            return True
+        made |= makes
+    return False

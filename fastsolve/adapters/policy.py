@@ -56,22 +56,25 @@ def wrap(
     *,
     horizon: int,
     action_dim: int,
-    train_steps: int = 100,
-    prediction: str = "epsilon",
+    train_steps: int | None = None,
+    prediction: str | None = None,
     whole_steps: bool = False,
     **facts: Unpack[Facts],
 ) -> Denoiser:
     """A Denoiser of a policy's network, called as net(sample [B, horizon, action_dim], timestep [B], **model_kwargs).
 
     scheduler: the policy's noise scheduler of diffusers, read for its table (`alphas_cumprod`) and `config.prediction_type`. Without
-    one the table is `squared_cosine(train_steps)` and prediction is "epsilon", "sample" or "v_prediction". whole_steps: the network
-    embeds integers only: it is told int64 steps, and every level is one of the table's. `global_cond` and `local_cond` come as
-    model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory `overwrite=(mask, value)` of a call.
-    facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
+    one the table is `squared_cosine(train_steps)`, by default of 100, and prediction is "epsilon", the default, "sample" or
+    "v_prediction". whole_steps: the network embeds integers only: it is told int64 steps, and every level is one of the table's.
+    `global_cond` and `local_cond` come as model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory
+    `overwrite=(mask, value)` of a call. facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
 
-    Raises ValueError for an unknown prediction and for more inference steps than there are in training.
+    Raises ValueError for an unknown prediction, for one or train_steps beside a scheduler, and for more inference steps than there are
+    in training.
     """
     if scheduler is not None:
+        if train_steps is not None or prediction is not None:
+            raise ValueError("train_steps and prediction are read from the scheduler: give it, or them")
         missing = [name for name in ("alphas_cumprod", "config") if not hasattr(scheduler, name)]
         if missing:
             raise TypeError(
@@ -79,9 +82,11 @@ def wrap(
                 "or none, and train_steps and prediction"
             )
         prediction = scheduler.config.prediction_type
+    prediction = "epsilon" if prediction is None else prediction
     if prediction not in _PREDICTIONS:
         raise ValueError(f"prediction must be {', '.join(map(repr, _PREDICTIONS))}, not {prediction!r}")
-    table = squared_cosine(train_steps) if scheduler is None else tuple(scheduler.alphas_cumprod.tolist())
+    size = 100 if train_steps is None else train_steps
+    table = squared_cosine(size) if scheduler is None else tuple(scheduler.alphas_cumprod.tolist())
     if (nfe := facts.get("nfe")) is not None and nfe > len(table):
         raise ValueError(
             f"{nfe} inference steps are more than the {len(table)} of training: give nfe of at most {len(table)}"
