@@ -114,8 +114,8 @@ class Stepping:
         self._launch = backend.launch
         if setting.device.type == "cuda" and torch.cuda.device_count() > 1:
             self._launch = self._launch_there
-        self._given: Tensor | None = None  # what the caller was given last, and its version then
-        self._version = -1
+        self._given: Tensor | None = None  # what the caller was given last, its memory and its version then
+        self._address, self._version = 0, 0
         self.number = 0
 
     def input(self, x: Tensor) -> Tensor:
@@ -137,8 +137,9 @@ class Stepping:
         the tensor returned before, unchanged, what is computed with is the state in full precision and not its rounded copy.
 
         Before a step the loop may change the tensor that was returned last, in place too. Those returned before it are the run's:
-        later steps may read them. Raises ValueError for tensors that do not fit, for a step after the last, and for an output that
-        requires gradients.
+        later steps may read them. A tensor of the loop's own that later steps read is copied, which is one launch more.
+
+        Raises ValueError for tensors that do not fit, for a step after the last, and for an output that requires gradients.
         """
         number = self._next()
         if (
@@ -152,7 +153,7 @@ class Stepping:
             self._refuse(raw, x)
         tensors, bind = self._tensors, self._backend.bind
         state, lasts, slot, outs, after = self._turns[number]
-        if state >= 0 and not (x is self._given and self._kept(x, state)):
+        if state >= 0 and not self._kept(x, state):
             # A tensor of the loop's own may be its buffer for every state: what later launches read is a copy.
             tensors[state] = kept = x.detach().to(self._dtype, copy=lasts).contiguous()
             bind(state, kept)
@@ -172,7 +173,7 @@ class Stepping:
             tensors[:] = [None] * len(tensors)
             self._shelf.append((self._backend, tensors))
             return returned.to(self._raw_dtype)
-        self._given, self._version = returned, returned._version
+        self._given, self._address, self._version = returned, returned.data_ptr(), returned._version
         return returned
 
     def _launch_there(self, index: int) -> None:
@@ -192,17 +193,16 @@ class Stepping:
         return torch.empty(self._shape, dtype=dtype, device=self._device)
 
     def _kept(self, x: Tensor, state: int) -> bool:
-        """Whether the state's slot holds the state x, which was returned before."""
+        """Whether the slot of a state holds the state x: returned before, and laid out as it was; if a copy is held, not changed either."""
+        if x is not self._given or x.data_ptr() != self._address or not x.is_contiguous():
+            return False  # other memory, after set_ or an assignment to x.data
         held = self._tensors[state]
         return held is x or (held is not None and x._version == self._version)
 
     def _state(self, x: Tensor) -> Tensor:
-        if x is self._given:
-            state = self._turns[self.number].state
-            held = self._tensors[state] if state >= 0 else None
-            if held is not None and self._kept(x, state):
-                return held
-        return x.to(self._dtype)
+        state = self._turns[self.number].state
+        held = self._tensors[state] if state >= 0 and self._kept(x, state) else None
+        return x.to(self._dtype) if held is None else held
 
     def _refuse(self, raw: Tensor, x: Tensor) -> None:
         for name, tensor, dtype in (("the model's output", raw, self._raw_dtype), ("the state", x, x.dtype)):

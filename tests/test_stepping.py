@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -116,6 +117,30 @@ def test_a_state_given_back_changed_in_place_is_read_anew() -> None:
             y = run.step(raw, y)
         expected = read(plan, x, 0, {3: 1.5}).to(dtype)
         torch.testing.assert_close(y, expected, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_state_given_back_in_other_memory_is_read_there(dtype: torch.dtype) -> None:
+    plan, x = PLANS["dpmpp_2m"], torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def walked(change: Callable[[Tensor], object]) -> Tensor:
+        run, y = Stepper(plan, x.shape, dtype=dtype).begin(0), x
+        for k in range(plan.nfe):
+            raw = net(y)
+            if k == 3:
+                change(y)
+            y = run.step(raw, y)
+        return y
+
+    def assigned(y: Tensor) -> None:
+        y.data = y.data.flip(0)
+
+    expected = walked(lambda y: y.copy_(y.flip(0)))
+    assert torch.equal(walked(assigned), expected)
+    assert torch.equal(walked(lambda y: y.set_(y.flip(0))), expected)
+    turned = walked(lambda y: y.copy_(y.mT.clone()))
+    assert not torch.equal(turned, expected)
+    assert torch.equal(walked(lambda y: y.transpose_(1, 2)), turned)
 
 
 @pytest.mark.parametrize("name", PLANS)
