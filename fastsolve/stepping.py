@@ -162,7 +162,7 @@ class Stepping:
         tensors[slot] = raw
         bind(slot, raw)
         for out, dtype in outs:
-            tensors[out] = made = self._new(dtype)
+            tensors[out] = made = _new(raw, dtype)
             bind(out, made)
         self._launch(number + 1)
         self.number = number + 1
@@ -185,12 +185,6 @@ class Stepping:
         if self.number == len(self._turns):
             raise ValueError(f"all {self.number} model calls of this run are made: begin another")
         return self.number
-
-    def _new(self, dtype: torch.dtype) -> Tensor:
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):  # an inference tensor keeps no version, by which a write to it shows
-                return torch.empty(self._shape, dtype=dtype, device=self._device)
-        return torch.empty(self._shape, dtype=dtype, device=self._device)
 
     def _kept(self, x: Tensor, state: int) -> bool:
         """Whether the slot of a state holds the state x: returned before, and laid out as it was; if a copy is held, not changed either."""
@@ -215,6 +209,13 @@ class Stepping:
             raise ValueError(
                 "a step has no gradients, and the model's output requires them: call the model under torch.no_grad()"
             )
+
+
+def _new(like: Tensor, dtype: torch.dtype) -> Tensor:
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # an inference tensor keeps no version, by which a write to it shows
+            return torch.empty_like(like, dtype=dtype)
+    return torch.empty_like(like, dtype=dtype)  # half the time of torch.empty
 
 
 def _check(plan: Plan) -> None:
