@@ -16,13 +16,16 @@ from fastsolve.executors.run import Backend
 from fastsolve.lower import lower
 from fastsolve.plan import Apply, Eval, Plan
 
+_Idle = tuple[Backend, list["Tensor | None"]]  # what a run that has ended leaves to the next
+
 
 class _Turn(NamedTuple):
-    """What is bound for one launch, by slots. state: the state that the call was made on, -1 where no launch reads it. raw: its output.
-    outs: what is written, with dtypes. after: what the caller gets.
+    """What is bound for one launch, by slots. state: the state that the call was made on, -1 where no launch reads it. lasts: a later
+    launch reads it, too. raw: the call's output. outs: what is written, with dtypes. after: what the caller gets.
     """
 
     state: int
+    lasts: bool
     raw: int
     outs: tuple[tuple[int, torch.dtype], ...]
     after: int
@@ -69,57 +72,62 @@ class Stepper:
             open=True,
         )
         self.turns = self._turns()
-        self._idle: list[tuple[Backend, list[Tensor | None]]] = []
+        self._idle: dict[int, list[_Idle]] = {}  # by the stream they were begun on
 
     def _turns(self) -> list[_Turn]:
         program, setting = self._program, self.setting
         (last,) = (row.out for row in program.launches[-1].rows if program.slots[row.out].kind == "out")
         afters = [*(calls[0].x[0] for calls, _ in program.steps[1:]), last]
-        turns = []
-        for (calls, launch), state, after in zip(program.steps, program.states, afters, strict=True):
+        turns, later = [], set[int]()
+        for (calls, launch), state, after in reversed(list(zip(program.steps, program.states, afters, strict=True))):
             outs = tuple((row.out, setting.dtype_of(program.slots[row.out].kind)) for row in launch.rows)
-            turns.append(_Turn(state, calls[0].raws[0], outs, after))
-        return turns
+            turns.append(_Turn(state, state in later, calls[0].raws[0], outs, after))
+            later = (later - {row.out for row in launch.rows}) | {*launch.sources}
+        return turns[::-1]
 
     def begin(self, seed: Seed = 0) -> Stepping:
-        """A run from the first model call, with seeds as of a `Sampler`. Any number of runs may be on their way at the same time."""
-        seeds = arguments.keys(seed, self.setting.batch)
+        """A run from the first model call, with seeds as of a `Sampler`. Any number of runs may be on their way at the same time.
+
+        On a GPU, a run is begun and stepped on one stream.
+        """
+        seeds, device = arguments.keys(seed, self.setting.batch), self.setting.device
+        # Launches of a run that has ended may still be queued: only on their own stream may other seeds be written.
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        shelf = self._idle.setdefault(stream, [])
         try:
-            backend, tensors = self._idle.pop()
+            backend, tensors = shelf.pop()
         except IndexError:
             tensors = [None] * len(self._program.slots)
             backend = executors.backend(self.executor.name, self._program, self.setting, tensors)
         backend.seed(seeds)
-        return Stepping(self, backend, tensors)
-
-    def end(self, backend: Backend, tensors: list[Tensor | None]) -> None:
-        """Takes the buffers of a run back, for the next."""
-        tensors[:] = [None] * len(tensors)
-        self._idle.append((backend, tensors))
+        return Stepping(self, backend, tensors, shelf)
 
 
 class Stepping:
     """A run of a `Stepper`. number: of the model call whose output comes next, from 0."""
 
-    def __init__(self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None]) -> None:
-        self._stepper, self._backend, self._tensors = stepper, backend, tensors
+    def __init__(self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None], shelf: list[_Idle]) -> None:
+        self._stepper, self._backend, self._tensors, self._shelf = stepper, backend, tensors, shelf
         self._turns, setting = stepper.turns, stepper.setting
         self._shape, self._device = torch.Size(setting.shape), setting.device
         self._raw_dtype, self._dtype = setting.raw_dtype, setting.dtype
-        self._given: Tensor | None = None  # what the caller was given last, and its version then
-        self._version = -1
+        self._launch = backend.launch
+        if setting.device.type == "cuda" and torch.cuda.device_count() > 1:
+            self._launch = self._launch_there
+        self._given: Tensor | None = None  # what the caller was given last, its memory and its version then
+        self._address, self._version = 0, 0
         self.number = 0
 
     def input(self, x: Tensor) -> Tensor:
         """What the next model call is made on: the state x, [B, *shape], scaled (by c_in, of EDM); x itself where the scale is 1."""
-        scale = self._stepper.scales[self.number]
+        scale = self._stepper.scales[self._next()]
         if scale == 1.0:
             return x
         return (self._state(x) * scale).to(self._raw_dtype)
 
     def x0(self, raw: Tensor, x: Tensor) -> Tensor:
         """The data prediction of the next model call: its output is `raw`, and it was made on the state x. Not clipped."""
-        call = self._stepper.plan.evals[self.number]
+        call = self._stepper.plan.evals[self._next()]
         return (call.a * self._state(x) + call.b[0] * raw.to(self._dtype)).to(self._raw_dtype)
 
     def step(self, raw: Tensor, x: Tensor) -> Tensor:
@@ -128,11 +136,12 @@ class Stepping:
         raw: what the model returned, [B, *shape]. x: the state that it was called on, not scaled; any floating dtype. Where that is
         the tensor returned before, unchanged, what is computed with is the state in full precision and not its rounded copy.
 
+        Before a step the loop may change the tensor that was returned last, in place too. Those returned before it are the run's:
+        later steps may read them. A tensor of the loop's own that later steps read is copied, which is one launch more.
+
         Raises ValueError for tensors that do not fit, for a step after the last, and for an output that requires gradients.
         """
-        number = self.number
-        if number == len(self._turns):
-            raise ValueError(f"all {number} model calls of this run are made: begin another")
+        number = self._next()
         if (
             raw.dtype is not self._raw_dtype
             or raw.shape != self._shape
@@ -143,58 +152,70 @@ class Stepping:
         ):
             self._refuse(raw, x)
         tensors, bind = self._tensors, self._backend.bind
-        state, slot, outs, after = self._turns[number]
-        if state >= 0 and not (x is self._given and self._kept(x, state)):
-            tensors[state] = kept = self._contiguous(x)
+        state, lasts, slot, outs, after = self._turns[number]
+        if state >= 0 and not self._kept(x, state):
+            # A tensor of the loop's own may be its buffer for every state: what later launches read is a copy.
+            tensors[state] = kept = x.detach().to(self._dtype, copy=lasts).contiguous()
             bind(state, kept)
         if not raw.is_contiguous():
             raw = raw.contiguous()
         tensors[slot] = raw
         bind(slot, raw)
         for out, dtype in outs:
-            tensors[out] = made = torch.empty_like(raw, dtype=dtype)  # half the time of torch.empty
+            tensors[out] = made = _new(raw, dtype)
             bind(out, made)
-        self._backend.launch(number + 1)
+        self._launch(number + 1)
         self.number = number + 1
         returned = tensors[after]
         assert returned is not None
         tensors[slot] = None
         if self.number == len(self._turns):
-            self._stepper.end(self._backend, tensors)
+            tensors[:] = [None] * len(tensors)
+            self._shelf.append((self._backend, tensors))
             return returned.to(self._raw_dtype)
-        self._given, self._version = returned, -1 if returned.is_inference() else returned._version
+        self._given, self._address, self._version = returned, returned.data_ptr(), returned._version
         return returned
 
+    def _launch_there(self, index: int) -> None:
+        """A launch goes to the current device, which the loop may not have chosen."""
+        with torch.cuda.device(self._device):
+            self._backend.launch(index)
+
+    def _next(self) -> int:
+        if self.number == len(self._turns):
+            raise ValueError(f"all {self.number} model calls of this run are made: begin another")
+        return self.number
+
     def _kept(self, x: Tensor, state: int) -> bool:
-        """Whether the state's slot holds the state x, which was returned before."""
+        """Whether the slot of a state holds the state x: returned before, and laid out as it was; if a copy is held, not changed either."""
+        if x is not self._given or x.data_ptr() != self._address or not x.is_contiguous():
+            return False  # other memory, after set_ or an assignment to x.data
         held = self._tensors[state]
-        return held is x or (held is not None and self._version >= 0 and x._version == self._version)
+        return held is x or (held is not None and x._version == self._version)
 
     def _state(self, x: Tensor) -> Tensor:
-        if x is self._given and self.number < len(self._turns):
-            state = self._turns[self.number].state
-            held = self._tensors[state] if state >= 0 else None
-            if held is not None and self._kept(x, state):
-                return held
-        return x.to(self._dtype)
-
-    def _contiguous(self, x: Tensor) -> Tensor:
-        return x.detach().to(self._dtype).contiguous()
+        state = self._turns[self.number].state
+        held = self._tensors[state] if state >= 0 and self._kept(x, state) else None
+        return x.to(self._dtype) if held is None else held
 
     def _refuse(self, raw: Tensor, x: Tensor) -> None:
-        setting = self._stepper.setting
-        if raw.requires_grad:
-            if not torch.is_grad_enabled():
-                return
-            raise ValueError(
-                "a step has no gradients, and the model's output requires them: call the model under torch.no_grad()"
-            )
-        for name, tensor, dtype in (("the model's output", raw, setting.raw_dtype), ("the state", x, x.dtype)):
+        for name, tensor, dtype in (("the model's output", raw, self._raw_dtype), ("the state", x, x.dtype)):
             if (tensor.shape, tensor.dtype, tensor.device) != (self._shape, dtype, self._device):
                 raise ValueError(
                     f"{name} is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; needed is {dtype} "
                     f"{list(self._shape)} on {self._device}"
                 )
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "a step has no gradients, and the model's output requires them: call the model under torch.no_grad()"
+            )
+
+
+def _new(like: Tensor, dtype: torch.dtype) -> Tensor:
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # an inference tensor keeps no version, by which a write to it shows
+            return torch.empty_like(like, dtype=dtype)
+    return torch.empty_like(like, dtype=dtype)  # half the time of torch.empty
 
 
 def _check(plan: Plan) -> None:

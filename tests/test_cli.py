@@ -94,6 +94,12 @@ def test_bad_usage_is_2(line: str, capsys: Capture) -> None:
     assert "usage: fastsolve" in refused(line, capsys)
 
 
+@pytest.mark.parametrize("given", ["0", "-2", "2.5", "many"])
+def test_counts_are_whole_numbers(given: str, capsys: Capture) -> None:
+    err = refused(f"solvers --calls {given}", capsys)
+    assert f"argument --calls: must be a whole number, at least 1, not '{given}'" in err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -106,7 +112,9 @@ def test_bad_usage_is_2(line: str, capsys: Capture) -> None:
         ("plan euler --schedule vpp", "unknown schedule 'vpp'"),
         ("plan euler --grid karas", "unknown grid 'karas'"),
         ("plan euler --grid 80;1", "--grid takes a name or clock values such as 80,10,1,0, not '80"),
+        ("plan euler --grid 80,,0", "--grid takes a name or clock values such as 80,10,1,0, not '80,,0'"),
         ("plan euler --grid 1,80", "levels must decrease"),
+        ("plan seeds3 --options eta=1 eta=0", "--options gives eta twice"),
         ("plan euler --grid 80,1,0 --steps 7", "the grid given has 2 steps, not 7"),
         ("plan euler --prediction epsilon", "'epsilon'"),
         ("plan seeds3 --options etta=1", "seeds3 has no option 'etta'; nearest is 'eta'"),
@@ -116,9 +124,12 @@ def test_bad_usage_is_2(line: str, capsys: Capture) -> None:
         ("plan euler --plot plan", "plan has no ending of a picture, such as .png"),
         ("plan euler --plot nowhere/plan.png", "there is no folder nowhere"),
         ("cite seed3 --bibtex", "nearest is 'seeds3'"),
-        ("bench --device mars", "mars"),
+        ("bench --device mars", "--device is cpu, cuda or cuda:1, say, not 'mars'"),
+        ("bench --device cpu:x", "cpu:x"),
         ("demo --solvers seeds33", "nearest is 'seeds3'"),
         ("demo --out nowhere/demo.png", "there is no folder nowhere"),
+        ("demo --out demo.exe", "demo.exe has no ending of a picture, such as .png"),
+        ("demo --out .", "has no ending of a picture, such as .png"),
     ],
 )
 def test_mistakes_are_told_in_a_line(line: str, message: str, capsys: Capture) -> None:
@@ -154,6 +165,15 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert run.stdout.startswith('{\n "solver": "euler"')
     assert run.stdout.endswith(" 0\n")
     assert run.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_1_and_told_in_a_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastsolve", "cite", "seeds3"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 1
+    assert re.fullmatch(r"fastsolve cite: error: .* No space left on device\n", run.stderr)
 
 
 def test_text_that_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,11 +407,12 @@ def test_bench_measures_what_agrees(monkeypatch: pytest.MonkeyPatch, capsys: Cap
     assert "torch, a plain loop" in table
 
 
-def test_a_wrong_answer_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_answer_has_no_speed(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     right = bench.LOOPS["dpmpp_2m"]
     monkeypatch.setitem(bench.LOOPS, "dpmpp_2m", lambda sigmas: right([*sigmas[:9], 1.05 * sigmas[9], *sigmas[10:]]))
     with pytest.raises(RuntimeError, match="the plain loop of dpmpp_2m differ by"):
         bench.measured("dpmpp_2m", (1, 3, 5), "cpu", 1)
+    assert "the plain loop of dpmpp_2m differ by" in refused("bench --rounds 1", capsys, 1)
 
 
 # demo
@@ -399,9 +420,12 @@ def test_a_wrong_answer_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_demo_draws_and_tabulates(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "demo.png"
-    cli.main(["demo", "--out", str(out), "--solvers", "ddim", "seeds3", "--nfe", "6", "10", "--samples", "20"])
+    given = "ddim seeds3 ddim"  # one of them twice, and no panel is drawn twice
+    cli.main(["demo", "--out", str(out), "--solvers", *given.split(), "--nfe", "6", "10", "--samples", "20"])
     assert out.read_bytes().startswith(b"\x89PNG")
-    lines = capsys.readouterr().out.splitlines()
+    said, err = capsys.readouterr()
+    assert err == ""  # a bar moves on a terminal
+    lines = said.splitlines()
     assert lines[0].split() == ["solver", "NFE", "launches", "ms/batch", "ms/sample", "distance"]
     rows = [line.split() for line in lines[2:6]]
     assert [row[0] for row in rows] == ["ddim", "ddim", "seeds3", "seeds3"]

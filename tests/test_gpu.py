@@ -187,6 +187,42 @@ def test_a_loop_of_somebody_else_has_the_bits_of_the_cpu_and_waits_for_nothing(
     assert_bits_equal(walked("cuda", executor, "error"), walked("cpu", "native"))
 
 
+def test_a_loop_on_another_device_than_the_current_one(executor: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    plan, start = make_plan("seeds3", schedule="vp", prediction="eps", steps=4), torch.ones(2, 3, 5)
+
+    def walked(device: str, name: str) -> Tensor:
+        run, x = Stepper(plan, start.shape, device=device, executor=name).begin(7), start.to(device)
+        for _ in range(plan.nfe):
+            x = run.step(x * 0.5, x)
+        return x
+
+    assert torch.cuda.current_device() == 0
+    for device in ("cuda:1", "cuda:0", "cuda:1"):
+        assert_bits_equal(walked(device, executor), walked("cpu", "native"))
+
+
+def test_a_run_that_is_still_queued_keeps_its_seeds(executor: str) -> None:
+    plan = make_plan("dpmpp_2m_sde", schedule="vp", prediction="eps", steps=4)
+    stepper, start = Stepper(plan, (2, 3, 5), device="cuda", executor=executor), torch.ones(2, 3, 5, device="cuda")
+
+    def walked(seed: int, pause: int = 0) -> Tensor:
+        run, x = stepper.begin(seed), start
+        torch.cuda._sleep(pause)
+        for _ in range(plan.nfe):
+            x = run.step(x * 0.5, x)
+        return x
+
+    expected = walked(7)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        out = walked(7, pause=100_000_000)
+    walked(8)  # on another stream, which does not wait
+    torch.cuda.synchronize()
+    assert_bits_equal(out, expected)
+
+
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "seeds3", "dpmpp_3m_sde", "unipc"])
 def test_graph_and_launches_have_the_bits_of_eager(executor: str, solver: str) -> None:
     samplers = [

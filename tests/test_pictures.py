@@ -336,6 +336,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "frames": (lambda: pictures.animate([], "a.gif"), ValueError, "a list of Step"),
     "folder": (lambda: pictures.save(Figure(), "nowhere/a.png"), ValueError, "there is no folder nowhere"),
     "no ending": (lambda: pictures.save(Figure(), "a"), ValueError, "no ending of a picture, such as .png"),
+    "not to be saved": (lambda: pictures.savable("a.exe"), ValueError, "a.exe has no ending of a picture"),
 }
 
 

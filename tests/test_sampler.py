@@ -349,7 +349,7 @@ def test_an_exception_in_the_model_leaves_the_sampler_usable(executor: str) -> N
     assert_bits_equal(sampler(seed=1), sampler_of(executor=executor)(seed=1))
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", [*EXECUTORS, "fused"])
 def test_inference_mode_changes_nothing(executor: str) -> None:
     outside = sampler_of(executor=executor)
     expected = outside(seed=1)

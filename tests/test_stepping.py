@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -118,14 +119,57 @@ def test_a_state_given_back_changed_in_place_is_read_anew() -> None:
         torch.testing.assert_close(y, expected, rtol=close, atol=close)
 
 
-def test_in_inference_mode() -> None:
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
-    for dtype in (torch.float32, torch.bfloat16):
-        stepper = Stepper(PLANS["dpmpp_2m"], SHAPE, dtype=dtype)
-        outside = walk(stepper, x.to(dtype))
-        with torch.inference_mode():
-            inside = walk(stepper, x.to(dtype))
-        torch.testing.assert_close(inside, outside, rtol=2e-2, atol=2e-2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_state_given_back_in_other_memory_is_read_there(dtype: torch.dtype) -> None:
+    plan, x = PLANS["dpmpp_2m"], torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def walked(change: Callable[[Tensor], object]) -> Tensor:
+        run, y = Stepper(plan, x.shape, dtype=dtype).begin(0), x
+        for k in range(plan.nfe):
+            raw = net(y)
+            if k == 3:
+                change(y)
+            y = run.step(raw, y)
+        return y
+
+    def assigned(y: Tensor) -> None:
+        y.data = y.data.flip(0)
+
+    expected = walked(lambda y: y.copy_(y.flip(0)))
+    assert torch.equal(walked(assigned), expected)
+    assert torch.equal(walked(lambda y: y.set_(y.flip(0))), expected)
+    turned = walked(lambda y: y.copy_(y.mT.clone()))
+    assert not torch.equal(turned, expected)
+    assert torch.equal(walked(lambda y: y.transpose_(1, 2)), turned)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_buffer_that_holds_every_state_in_turn(name: str) -> None:
+    """What later steps read of an earlier state is not what the loop has written into its buffer since."""
+    stepper = Stepper(PLANS[name], SHAPE)
+    buffer = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    expected, run = walk(stepper, buffer.clone()), stepper.begin(3)
+    for _ in range(stepper.plan.nfe):
+        buffer.copy_(run.step(net(buffer), buffer))
+    assert torch.equal(buffer, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("executor", ["eager", "native", "fused"])
+def test_inference_mode_changes_nothing(executor: str, dtype: torch.dtype) -> None:
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)).to(dtype)
+    outside, plan = Stepper(PLANS["seeds2"], SHAPE, dtype=dtype, executor=executor), PLANS["seeds2"]
+    expected = walk(outside, x)
+    with torch.inference_mode():
+        inside = Stepper(plan, SHAPE, dtype=dtype, executor=executor)
+        assert torch.equal(walk(inside, x), expected)
+        assert torch.equal(walk(outside, x), expected)
+        run, y = outside.begin(3), x
+        for k in range(plan.nfe):
+            raw = net(y)
+            y = run.step(raw, y.mul_(1.5) if k == 3 else y)  # seen in this mode, too
+        assert not torch.equal(y, expected)
+    assert torch.equal(walk(inside, x), expected)  # other seeds are written where the mode's were
 
 
 @pytest.mark.parametrize("name", ["heun", "seeds2", "dpmpp_2m"])
@@ -220,11 +264,14 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="no gradients"):
         run.step(x.clone().requires_grad_(), x)
     with torch.no_grad():
+        with pytest.raises(ValueError, match=r"the model's output is torch.float32 \[2, 3, 1\]"):
+            run.step(x[..., :1].clone().requires_grad_(), x)
         run.step(x.clone().requires_grad_(), x)
     for _ in range(plan.nfe - 1):
         run.step(x, x)
-    with pytest.raises(ValueError, match="all 6 model calls of this run are made: begin another"):
-        run.step(x, x)
+    for call in (lambda: run.step(x, x), lambda: run.input(x), lambda: run.x0(x, x)):
+        with pytest.raises(ValueError, match="all 6 model calls of this run are made: begin another"):
+            call()
     with pytest.raises(ValueError, match="has 2 variables"):
         Stepper(fastsolve.make_plan("tada", schedule="vp", steps=4), SHAPE)
     with pytest.raises(ValueError, match="is guided"):

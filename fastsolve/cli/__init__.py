@@ -59,12 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError) as error:
         said("error", error)
         raise SystemExit(2) from None
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         said("error", error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    _write(answer)
+    try:
+        _write(answer)
+    except OSError as error:  # a full disk
+        said("error", error)
+        failed = True
     if failed:
         raise SystemExit(1)
 
@@ -75,5 +79,7 @@ def _write(answer: str) -> None:
     try:
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` say, has all it wants; Python would complain again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at exit
+        if not isinstance(error, BrokenPipeError):  # whose reader, `head` say, has all it wants
+            raise

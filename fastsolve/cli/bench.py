@@ -47,15 +47,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
+    if args.device.partition(":")[0] not in ("cpu", "cuda"):  # others are not waited for, and the times would be wrong
+        raise ValueError(f"--device is cpu, cuda or cuda:1, say, not {args.device!r}")
     threads = torch.get_num_threads()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
         rows = [row for case in LOOPS for shape in SHAPES for row in measured(case, shape, args.device, args.rounds)]
-        cuda = torch.device(args.device).type == "cuda"
-        where = (
-            torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
-        )
+        where = f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
+        if args.device.startswith("cuda"):
+            where = torch.cuda.get_device_name(args.device)
     finally:
         torch.set_num_threads(threads)
     if args.json:

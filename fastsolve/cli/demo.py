@@ -97,11 +97,11 @@ def measure(args: argparse.Namespace) -> list[Run]:
     model = dataclasses.replace(shipped, model=counted)
     samplers = [
         fastsolve.Sampler(model, (args.samples, 1, 8, 8), solver=name, nfe=nfe, executor=args.executor)
-        for name in args.solvers
-        for nfe in args.nfe
+        for name in dict.fromkeys(args.solvers)
+        for nfe in dict.fromkeys(args.nfe)
     ]
     _, _, held_out, _ = split_digits()
-    bar: tqdm = tqdm(unit="call")
+    bar: tqdm = tqdm(unit="call", disable=None)  # on a terminal only
     labels = {"class_labels": torch.arange(args.samples) % 10}
     samplers[0](seed=args.seed, model_kwargs=labels)  # the first calls of a process pay for caches and threads
     runs = []
@@ -146,7 +146,7 @@ def draw(runs: Sequence[Run], seed: int, out: Path) -> None:
         axis.xaxis.tick_top()
         axis.tick_params(length=0, labelsize=10, pad=3)
         axis.spines[:].set_visible(False)
-    figure.savefig(out, dpi=150)
+    fastsolve.pictures.save(figure, out, dpi=150)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -155,8 +155,7 @@ def run(args: argparse.Namespace) -> str:
         import tqdm as tqdm
     except ImportError as error:
         raise ImportError(f"the demo draws with matplotlib and tqdm ({error}): pip install fastsolve[demo]") from error
-    if not args.out.parent.is_dir():
-        raise ValueError(f"--out {args.out}: there is no folder {args.out.parent}")
+    fastsolve.pictures.savable(args.out)  # before minutes of sampling
     runs = measure(args)
     rows = [
         (r.solver, f"{r.nfe}", f"{r.launches}", f"{r.ms:.0f}", f"{r.ms / args.samples:.2f}", f"{r.distance:.4f}")

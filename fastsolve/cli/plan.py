@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> str:
         nfe=args.nfe,
         prediction=args.prediction,
         guidance=args.guidance,
-        options=dict(map(_option, args.options)),
+        options=_options(args.options),
     )
     if args.json:
         return as_json(_facts(plan))
@@ -112,16 +112,21 @@ def _grid(text: str | None) -> str | tuple[float, ...] | None:
     if text is None or (text.replace("_", "").isalnum() and not text[0].isdigit()):
         return text
     try:
-        return tuple(float(part) for part in text.strip("[]()").split(",") if part.strip())
+        return tuple(map(float, text.strip("[]() ").removesuffix(",").split(",")))
     except ValueError:
         raise ValueError(f"--grid takes a name or clock values such as 80,10,1,0, not {text!r}") from None
 
 
-def _option(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"--options takes NAME=VALUE, such as eta=0.5, not {text!r}")
-    return name, value_of(value)
+def _options(texts: Sequence[str]) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--options takes NAME=VALUE, such as eta=0.5, not {text!r}")
+        if name in options:
+            raise ValueError(f"--options gives {name} twice")
+        options[name] = value_of(value)
+    return options
 
 
 def value_of(text: str) -> object:

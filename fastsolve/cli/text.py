@@ -59,7 +59,10 @@ def _is_number(cell: str) -> bool:
 
 def positive(text: str) -> int:
     """An int of at least 1, for argparse."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, not {text!r}")
     return value

@@ -111,18 +111,19 @@ def _no_graph(name: str, setting: Setting) -> str | None:
 
 def backend(name: str, program: Program, setting: Setting, tensors: list[torch.Tensor | None]) -> Backend:
     """The executor's side of a program: its launches on the tensors of the program's slots."""
-    if name == "native":
-        from fastsolve.executors.native import Native
+    with torch.inference_mode(False):  # nobody may write into an inference tensor outside of that mode
+        if name == "native":
+            from fastsolve.executors.native import Native
 
-        return Native(program, setting, tensors)
-    if name == "cuda":
-        from fastsolve.executors.cuda import Cuda
+            return Native(program, setting, tensors)
+        if name == "cuda":
+            from fastsolve.executors.cuda import Cuda
 
-        return Cuda(program, setting, tensors)
-    if name == "fused":
-        from fastsolve.executors.fused import Fused
+            return Cuda(program, setting, tensors)
+        if name == "fused":
+            from fastsolve.executors.fused import Fused
 
-        return Fused(program, setting, tensors)
-    from fastsolve.executors.eager import Eager
+            return Fused(program, setting, tensors)
+        from fastsolve.executors.eager import Eager
 
-    return Eager(program, setting, tensors)
+        return Eager(program, setting, tensors)

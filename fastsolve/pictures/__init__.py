@@ -5,7 +5,7 @@ it works on a server and in threads. `save(figure, path)` writes it. What is com
 `noise_budget`, `gaussian_errors`.
 """
 
-from fastsolve.pictures.canvas import save as save
+from fastsolve.pictures.canvas import savable as savable, save as save
 from fastsolve.pictures.gaussian import (
     Budget as Budget,
     gains as gains,

@@ -28,13 +28,18 @@ def blank(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
     """Write a figure, by the ending of the path: .png, .svg, .pdf. Raises ValueError for a folder that is not there, or another ending."""
+    figure.savefig(savable(path), dpi=dpi)
+
+
+def savable(path: str | Path) -> Path:
+    """The path, looked at before what is to be drawn is computed. Raises ValueError as `save`, and ImportError as `blank`."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-    kinds = figure.canvas.get_supported_filetypes()
+    kinds = blank(1.0, 1.0).canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
         raise ValueError(f"{path} has no ending of a picture, such as .png; known are {', '.join(sorted(kinds))}")
-    figure.savefig(path, dpi=dpi)
+    return path
 
 
 def style(i: int) -> dict[str, Any]:

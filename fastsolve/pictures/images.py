@@ -33,7 +33,7 @@ def contact_sheet(
     """Images side by side. images: [B, 1 or 3, H, W] or [B, H, W]; low is black and high is white, and what lies beyond is cut.
 
     columns: images in a row (default: as square as it gets). labels: one for each image, written above it. Raises ValueError for
-    another shape, NaN, a range that most pixels lie outside of, or a wrong number of labels; TypeError for integers that are no bytes.
+    another shape, NaN, a range that most pixels lie outside of (bytes need low=0, high=255), or a wrong number of labels.
     """
     shown = pixels(images, low, high, checked=True)
     count = len(shown)
