@@ -183,6 +183,30 @@ def test_what_the_caller_published_is_neither_changed_nor_lost() -> None:
     model = StandIn("eps", lambda sigma, options: single.append(options["transformer_options"]))
     model.sample(sampler_function("euler"), sigmas, NOISE, model_options={"transformer_options": inner})
     assert single[0] is inner  # nothing to add
+    repeated: Options = {"sample_sigmas": torch.cat([sigmas[:3], sigmas[1:3]])}  # as many entries as there will be levels
+    model = StandIn("eps", lambda sigma, options: seen.append(options["transformer_options"]))
+    seen.clear()
+    model.sample(sampler_function("seeds_2"), sigmas[:3], NOISE, model_options={"transformer_options": repeated})
+    assert {*model.calls} <= {*seen[0]["sample_sigmas"].tolist()}
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [
+        torch.tensor([14, 6, 2, 0]),
+        torch.tensor([14.0, 6.1, 2.3, 0.7, 0.1, 0.0], dtype=torch.float64),
+        torch.tensor([14.0, 6.1, 2.3, 0.7, 0.1, 0.0], dtype=torch.float16),
+        torch.tensor([14.0, 6.1, 2.3, 0.7, 0.1, 0.0], dtype=torch.bfloat16),
+    ],
+    ids=lambda sigmas: str(sigmas.dtype),
+)
+def test_published_levels_are_those_of_the_model_whatever_the_dtype_of_sigmas(sigmas: Tensor) -> None:
+    """Rounded twice, a level would be beside itself, and its next one."""
+    seen = list[Tensor]()
+    model = StandIn("eps", lambda sigma, options: seen.append(options["transformer_options"]["sample_sigmas"]))
+    model.sample(sampler_function("seeds_3"), sigmas, NOISE)
+    assert seen[0].tolist() == sorted({*model.calls, 0.0}, reverse=True)
+    assert len(model.calls) == 3 * (len(sigmas) - 1) - 2
 
 
 @pytest.mark.parametrize("kind", ["eps", "flow"])

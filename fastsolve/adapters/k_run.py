@@ -45,7 +45,9 @@ def run(
         raise TypeError(
             f"x must be a floating tensor [B, ...], not {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
         )
-    sigmas = torch.as_tensor(sigmas)
+    state = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
+        sigmas = torch.as_tensor(sigmas, dtype=state)
     if sigmas.dim() != 1:
         raise ValueError(f"sigmas must be a row of levels, not {list(sigmas.shape)}")
     if len(sigmas) < 2:
@@ -60,8 +62,7 @@ def run(
     if told.draws and noise_sampler is None:
         asked = extra.get("seed")
         seed = int(torch.randint(2**62, ()).item()) if asked is None else asked  # k-diffusion draws from this generator
-    extra = comfy_models.published(extra, sigmas, given, told.levels)
-    state = sampler.setting.dtype
+    extra = comfy_models.published(extra, sigmas, told.levels, state)
     with _bar(disable, len(given) - 1) as bar:
         call = _Call(model, extra, told, sigmas, callback, bar, state)
         if sampler.plan.forwards > sampler.plan.nfe:
