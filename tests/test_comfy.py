@@ -270,6 +270,21 @@ def test_cfg_pp_without_comfyui_says_what_to_use() -> None:
         sampler_function("euler_cfg_pp")(lambda x, s: x, NOISE, torch.tensor([2.0, 1.0, 0.0]), disable=True)
 
 
+@pytest.mark.parametrize("told", [0, 3])
+def test_cfg_pp_takes_no_unconditional_prediction_of_another_call(told: int) -> None:
+    """A guider that skips guidance in some calls tells nothing there: what it told before is no longer true."""
+
+    class Guider(StandIn):
+        def __call__(self, x: Tensor, sigma: Tensor, model_options: Options, seed: int | None) -> Tensor:
+            options = model_options if len(self.calls) < told else {**model_options, "sampler_post_cfg_function": []}
+            return super().__call__(x, sigma, options, seed)
+
+    model = Guider("eps")
+    with pytest.raises(ValueError, match=r"model gave none: its guider must call.*sampler_post_cfg_function"):
+        model.sample(sampler_function("euler_cfg_pp"), levels(model), NOISE)
+    assert len(model.calls) == told + 1
+
+
 @pytest.mark.parametrize(
     ("kind", "solver"),
     [(k, s) for k in ("eps", "flow") for s in ("euler_cfg_pp", "euler_ancestral_cfg_pp")]

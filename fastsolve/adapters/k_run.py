@@ -114,7 +114,7 @@ def _compiled(
 
 
 def _called(x: Tensor, t: Tensor, call: _Call, unconditional: bool = False) -> Tensor:
-    return call.unconditional if unconditional else call(x, t)
+    return call.unconditional() if unconditional else call(x, t)
 
 
 class _Call:
@@ -132,13 +132,23 @@ class _Call:
     ) -> None:
         self._model, self._extra, self._steps, self._sigmas = model, extra, told.steps, sigmas
         self._callback, self._bar, self._dtype, self._number = callback, bar, dtype, 0
-        self.unconditional: Tensor  # of the last call, where it is asked for
+        self._unconditional: Tensor | None = None  # of the last call, where it is asked for
 
     def ask_unconditional(self) -> None:
         self._extra = comfy_models.telling(self._extra, self._keep)
 
-    def _keep(self, unconditional: Tensor) -> None:
-        self.unconditional = unconditional.to(self._dtype)
+    def _keep(self, unconditional: Tensor | None) -> None:
+        self._unconditional = unconditional
+
+    def unconditional(self) -> Tensor:
+        """Of the last call, once. Raises ValueError where the model gave none."""
+        kept, self._unconditional = self._unconditional, None
+        if kept is None:
+            raise ValueError(
+                "this solver needs the unconditional prediction, and the model gave none: its guider must call the functions of "
+                "sampler_post_cfg_function, as ComfyUI's CFGGuider does; with another guider take a solver without cfg_pp"
+            )
+        return kept.to(self._dtype)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         denoised = self._model(x, t, **self._extra)
