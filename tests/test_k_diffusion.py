@@ -280,6 +280,23 @@ def test_half_x(dtype: torch.dtype, wide: bool) -> None:
     torch.testing.assert_close(out, rounded.to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "seeds_3", "uni_pc", "dpmpp_3m_sde"])
+def test_a_model_may_return_the_same_storage_in_every_call(name: str) -> None:
+    """A compiled one does, one that skips calls, and one that knows its image."""
+    out = torch.empty(SHAPE)
+
+    def reusing(x: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
+        return out.copy_(model(x, sigma))
+
+    function = sampler_function(name)
+    expected = function(model, X, SIGMAS, {"seed": 1}, disable=True)
+    assert torch.equal(function(reusing, X, SIGMAS, {"seed": 1}, disable=True), expected)
+    image = torch.full(SHAPE, 0.25)
+    known = function(lambda x, sigma, **kwargs: image, X, SIGMAS, {"seed": 1}, disable=True)
+    torch.testing.assert_close(known, image)
+    assert (image == 0.25).all()
+
+
 def test_no_gradient_is_kept() -> None:
     scale = torch.ones((), requires_grad=True)
     out = k_diffusion.sample_euler(lambda x, s: model(x, s) * scale, X.clone().requires_grad_(), SIGMAS, disable=True)

@@ -99,7 +99,8 @@ def _compiled(
     state = torch.float64 if dtype == torch.float64 else torch.float32
     # Guidance is the model's own affair; at 1 only those ask for the unconditional call that need it beside the guided one.
     null = {"unconditional": True}
-    denoiser = Denoiser(_called, schedule, "x0", device=device, dtype=dtype, output_dtype=state, null=null)
+    facts = {"device": device, "dtype": dtype, "output_dtype": state, "null": null, "reuses_output": True}
+    denoiser = Denoiser(_called, schedule, "x0", **facts)  # type: ignore[arg-type]
     way = {"device": device, "dtype": state, "graph": "off"}
     sampler = Sampler(
         denoiser,
