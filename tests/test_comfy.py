@@ -183,7 +183,9 @@ def test_what_the_caller_published_is_neither_changed_nor_lost() -> None:
     model = StandIn("eps", lambda sigma, options: single.append(options["transformer_options"]))
     model.sample(sampler_function("euler"), sigmas, NOISE, model_options={"transformer_options": inner})
     assert single[0] is inner  # nothing to add
-    repeated: Options = {"sample_sigmas": torch.cat([sigmas[:3], sigmas[1:3]])}  # as many entries as there will be levels
+    repeated: Options = {
+        "sample_sigmas": torch.cat([sigmas[:3], sigmas[1:3]])
+    }  # as many entries as there will be levels
     model = StandIn("eps", lambda sigma, options: seen.append(options["transformer_options"]))
     seen.clear()
     model.sample(sampler_function("seeds_2"), sigmas[:3], NOISE, model_options={"transformer_options": repeated})
@@ -315,13 +317,11 @@ def test_an_interrupt_passes_and_leaves_nothing(make: Make) -> None:
     model = make("eps", look)
     sigmas = levels(model)
     function = sampler_function("seeds_3")
+    before = make("eps").sample(function, sigmas, NOISE)
     with pytest.raises(InterruptError):
         model.sample(function, sigmas, NOISE)
-    torch.testing.assert_close(
-        make("eps").sample(function, sigmas, NOISE), make("eps").sample(function, sigmas, NOISE), rtol=0, atol=0
-    )
-    whole = make("eps").sample(sampler_function("seeds_3"), sigmas, NOISE)
-    assert torch.equal(make("eps").sample(function, sigmas, NOISE), whole)
+    assert len(model.calls) == 6
+    assert torch.equal(make("eps").sample(function, sigmas, NOISE), before)
 
 
 @pytest.mark.parametrize("solver", ["seeds_3", "euler_ancestral", "restart"])
@@ -410,6 +410,24 @@ def test_the_sampler_node_passes_what_is_set(samplers: Any) -> None:
 def test_the_sampler_node_says_what_is_wrong(samplers: Any, given: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         comfy.Sampler().build(*given)
+
+
+def test_outside_of_comfyui_nodes_say_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "comfy", ModuleType("comfy"))  # of someone else
+    message = r"there is no comfy\.samplers here: .* take fastsolve\.adapters\.k_diffusion\.sampler_function"
+    with pytest.raises(ImportError, match=message):
+        comfy.Sampler().build("seeds3", -1.0, -1.0, 0)
+    with pytest.raises(ImportError, match=message):
+        comfy.register()
+
+
+def test_what_comfyui_lacks_is_its_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "samplers.py").write_text("import something_that_is_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="something_that_is_not_installed"):
+        comfy.Sampler().build("seeds3", -1.0, -1.0, 0)
+    sys.modules.pop("comfy", None)
 
 
 def test_every_base_of_the_restart_node_runs(samplers: Any) -> None:

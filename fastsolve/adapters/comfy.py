@@ -138,7 +138,20 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _sampler(solver: str, options: dict[str, Any]) -> tuple[Any]:
-    return (importlib.import_module("comfy.samplers").KSAMPLER(sampler_function(solver, **options)),)
+    return (_comfyui("comfy.samplers").KSAMPLER(sampler_function(solver, **options)),)
+
+
+def _comfyui(name: str) -> Any:
+    """A module of ComfyUI. Raises ImportError where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # ComfyUI is there, and lacks something itself
+        raise ImportError(
+            f"there is no {name} here: nodes and register() work inside of ComfyUI, as a custom node of it; elsewhere take "
+            "fastsolve.adapters.k_diffusion.sampler_function"
+        ) from None
 
 
 NODE_CLASS_MAPPINGS = {"FastSolveSampler": Sampler, "FastSolveRestart": Restart, "FastSolveSchedule": Schedule}
@@ -156,8 +169,7 @@ def register(
 
     A module of ComfyUI that another extension loads anew has lost them: call it again.
     """
-    samplers = importlib.import_module("comfy.samplers")
-    functions = importlib.import_module("comfy.k_diffusion.sampling")
+    samplers, functions = _comfyui("comfy.samplers"), _comfyui("comfy.k_diffusion.sampling")
     for solver in solvers:
         setattr(functions, f"sample_fastsolve_{solver}", sampler_function(solver))
         _add(samplers.KSampler.SAMPLERS, f"fastsolve_{solver}")

@@ -53,9 +53,9 @@ def run(
     if len(sigmas) < 2:
         return x
     given = tuple(map(float, sigmas.tolist()))
-    _check(given)
     if schedule is None:
         schedule = "flow" if comfy_models.is_flow(comfy_models.model_sampling(model)) else "ve"
+    _check(given, schedule)
     sampler, told = _compiled(solvers.get(solver), options, given, schedule, tuple(x.shape), x.device, x.dtype)
     extra = dict(extra_args or {})
     seed: Seed = 0
@@ -76,7 +76,12 @@ def run(
     return out.to(x.dtype)
 
 
-def _check(sigmas: tuple[float, ...]) -> None:
+def _check(sigmas: tuple[float, ...], schedule: str | Schedule) -> None:
+    if schedule == "flow" and sigmas[0] > 1.0:
+        raise ValueError(
+            f"sigmas of a flow model lie in [0, 1], and these begin at {sigmas[0]:g}: make them from this model's own schedule (for ComfyUI "
+            "there is the node 'fastsolve sigmas'), and not from one of Stable Diffusion or EDM"
+        )
     for i, (s, t) in enumerate(pairwise(sigmas), start=1):
         if not t < s:
             hint = (
