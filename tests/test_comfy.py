@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -293,7 +294,6 @@ def test_cfg_pp_takes_no_unconditional_prediction_of_another_call(told: int) -> 
     + [("eps", "dpmpp_2m_cfg_pp")],
 )
 def test_real_cfg_pp_gives_the_same(kind: str, solver: str) -> None:
-    """(ComfyUI's dpmpp_2m_cfg_pp takes flow models for VE.)"""
     if (path := comfy_paths.checkout()) is None:
         pytest.skip("COMFYUI_PATH is not set to a checkout of ComfyUI")
     with comfy_paths.imported(path):
@@ -305,6 +305,70 @@ def test_real_cfg_pp_gives_the_same(kind: str, solver: str) -> None:
             ours = model.sample(sampler_function(solver), sigmas, NOISE, cfg=cfg, **options)
             expected = model.sample(theirs, sigmas, NOISE, cfg=cfg, **options)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-4)
+
+
+# What docs/comfyui.md says of functions of the same name: where and with which options ours is ComfyUI's.
+SAME = [
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral_cfg_pp",
+    "lcm",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde",
+    "seeds_2",
+    "seeds_3",
+]
+ASKED = {"dpmpp_sde": {"compat": "k_diffusion"}, "er_sde": {"compat": "official"}}
+AS_VE = [
+    "heun",
+    "dpm_2",
+    "lms",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "ddpm",
+    "ipndm",
+    "gradient_estimation",
+    "res_multistep",
+    "res_multistep_ancestral",
+]
+OTHER_ON_FLOW = {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"}
+OTHER = {"uni_pc", "uni_pc_bh2"}  # another last level, 0.001
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_real_functions_of_the_same_name_give_what_is_said(kind: str) -> None:
+    """With guidance, the same noise and other options left alone; from below sigma = 1, where their first step is another."""
+    if (path := comfy_paths.checkout()) is None:
+        pytest.skip("COMFYUI_PATH is not set to a checkout of ComfyUI")
+    flow = kind == "flow"
+    same: dict[str, Options] = {**ASKED, **{name: {} for name in SAME}}
+    same |= {name: {"schedule": "ve"} if flow else {} for name in AS_VE}
+    same |= {name: {} for name in (["flow_heun"] if flow else OTHER_ON_FLOW)}
+    with comfy_paths.imported(path):
+        model, module = Real(kind), importlib.import_module("comfy.samplers")
+        sigmas = levels(model)[1:]
+        low, high = (float(model.sampling.percent_to_sigma(part)) for part in (0.8, 0.2))
+        noisy = {"s_tmin": low / (1 - low * flow), "s_tmax": high / (1 - high * flow)}
+        same |= dict.fromkeys(("sa_solver", "sa_solver_pece"), noisy)
+        other = {*OTHER, *(name for name, options in same.items() if options), *(OTHER_ON_FLOW if flow else ())}
+
+        def distance(name: str, options: Options) -> float:
+            theirs = module.sampler_object(name.removeprefix("flow_")).sampler_function
+            outs = []
+            for function in (sampler_function(name, **options), theirs):
+                free = torch.Generator().manual_seed(5)
+                noise = {"noise_sampler": lambda s, t, g=free: torch.randn(SHAPE, generator=g)}
+                given = noise if "noise_sampler" in inspect.signature(theirs).parameters else {}
+                outs.append(model.sample(function, sigmas.clone(), NOISE, cfg=3.0, **given))
+            return float((outs[0] - outs[1]).abs().max() / outs[1].abs().max())
+
+        far = {name: distance(name, options) for name, options in same.items()}
+        assert {name: value for name, value in far.items() if value > 5e-6} == {}
+        assert {name for name in other if distance(name, {}) < 1e-4} == set()
+        both = {*module.SAMPLER_NAMES} & {*k_diffusion.names()}
+        left = {name for name in both if name.removesuffix("_gpu") not in {*far, *other}}
+        assert left == {"ddim", "deis"}  # there euler; and with warnings of NumPy
 
 
 def test_an_interrupt_passes_and_leaves_nothing(make: Make) -> None:

@@ -79,8 +79,8 @@ def run(
 def _check(sigmas: tuple[float, ...], schedule: str | Schedule) -> None:
     if schedule == "flow" and sigmas[0] > 1.0:
         raise ValueError(
-            f"sigmas of a flow model lie in [0, 1], and these begin at {sigmas[0]:g}: make them from this model's own schedule (for ComfyUI "
-            "there is the node 'fastsolve sigmas'), and not from one of Stable Diffusion or EDM"
+            f"sigmas of a flow model lie in [0, 1], and these begin at {sigmas[0]:g}: make them from this model's own schedule, not from "
+            "that of a Stable Diffusion or EDM model; for ComfyUI there is the node 'fastsolve sigmas'"
         )
     for i, (s, t) in enumerate(pairwise(sigmas), start=1):
         if not t < s:
