@@ -138,18 +138,18 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _sampler(solver: str, options: dict[str, Any]) -> tuple[Any]:
-    return (_comfyui("comfy.samplers").KSAMPLER(sampler_function(solver, **options)),)
+    return (_comfyui().KSAMPLER(sampler_function(solver, **options)),)
 
 
-def _comfyui(name: str) -> Any:
-    """A module of ComfyUI. Raises ImportError where there is none."""
+def _comfyui() -> Any:
+    """`comfy.samplers`. Raises ImportError where there is no ComfyUI."""
     try:
-        return importlib.import_module(name)
+        return importlib.import_module("comfy.samplers")
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        if error.name not in ("comfy", "comfy.samplers"):
             raise  # ComfyUI is there, and lacks something itself
         raise ImportError(
-            f"there is no {name} here: nodes and register() work inside of ComfyUI, as a custom node of it; elsewhere take "
+            "there is no comfy.samplers here: nodes and register() work inside of ComfyUI, as a custom node of it; elsewhere take "
             "fastsolve.adapters.k_diffusion.sampler_function"
         ) from None
 
@@ -169,7 +169,8 @@ def register(
 
     A module of ComfyUI that another extension loads anew has lost them: call it again.
     """
-    samplers, functions = _comfyui("comfy.samplers"), _comfyui("comfy.k_diffusion.sampling")
+    samplers = _comfyui()
+    functions = importlib.import_module("comfy.k_diffusion.sampling")
     for solver in solvers:
         setattr(functions, f"sample_fastsolve_{solver}", sampler_function(solver))
         _add(samplers.KSampler.SAMPLERS, f"fastsolve_{solver}")
