@@ -166,8 +166,8 @@ def imported(path: Path) -> Iterator[None]:
     before, argv = set(sys.modules), sys.argv
     sys.argv = [argv[0], "--cpu"]
     sys.path.insert(0, str(path))
-    for name in ("torchvision", "torchvision.transforms"):
-        if name not in sys.modules and importlib.util.find_spec(name.split(".")[0]) is None:
+    for name in ("torchvision", "torchvision.transforms") if importlib.util.find_spec("torchvision") is None else ():
+        if name not in sys.modules:
             module = _Empty(name)
             module.__spec__, module.__path__ = importlib.machinery.ModuleSpec(name, None), []
             sys.modules[name] = module

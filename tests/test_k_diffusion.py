@@ -240,7 +240,8 @@ def test_bad_sigmas_are_refused_before_the_first_call(sigmas: Any, message: str)
 
 
 def test_flow_levels_above_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="outside the schedule 'flow'"):
+    message = r"flow model lie in \[0, 1\], and these begin at 14: make them from this model's own schedule"
+    with pytest.raises(ValueError, match=message):
         sampler_function("euler", schedule="flow")(model, X, SIGMAS, disable=True)
 
 
@@ -278,6 +279,23 @@ def test_half_x(dtype: torch.dtype, wide: bool) -> None:
         lambda x, s: half(x.to(dtype), s).float(), X.to(dtype).float(), sigmas, disable=True
     )
     torch.testing.assert_close(out, rounded.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "seeds_3", "uni_pc", "dpmpp_3m_sde"])
+def test_a_model_may_return_the_same_storage_in_every_call(name: str) -> None:
+    """A compiled one does, one that skips calls, and one that knows its image."""
+    out = torch.empty(SHAPE)
+
+    def reusing(x: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
+        return out.copy_(model(x, sigma))
+
+    function = sampler_function(name)
+    expected = function(model, X, SIGMAS, {"seed": 1}, disable=True)
+    assert torch.equal(function(reusing, X, SIGMAS, {"seed": 1}, disable=True), expected)
+    image = torch.full(SHAPE, 0.25)
+    known = function(lambda x, sigma, **kwargs: image, X, SIGMAS, {"seed": 1}, disable=True)
+    torch.testing.assert_close(known, image)
+    assert (image == 0.25).all()
 
 
 def test_no_gradient_is_kept() -> None:
@@ -356,12 +374,17 @@ def test_nothing_of_the_caller_is_kept_after_a_run() -> None:
 
 
 def test_threads_do_not_meet() -> None:
-    function, out = sampler_function("seeds_3"), dict[int, Tensor]()
+    """Four runs go call by call together, so that anything they shared would be overwritten."""
+    function, out, together = sampler_function("seeds_3"), dict[int, Tensor](), threading.Barrier(4, timeout=60)
     expected = [function(model, X, SIGMAS, {"seed": i}, disable=True) for i in range(4)]
 
+    def waiting(x: Tensor, sigma: Tensor, **kwargs: object) -> Tensor:
+        together.wait()
+        return model(x, sigma)
+
     def work(i: int) -> None:
-        for _ in range(5):
-            out[i] = function(model, X, SIGMAS, {"seed": i}, disable=True)
+        for _ in range(2):
+            out[i] = function(waiting, X, SIGMAS, {"seed": i}, disable=True)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:

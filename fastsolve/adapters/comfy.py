@@ -138,7 +138,20 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _sampler(solver: str, options: dict[str, Any]) -> tuple[Any]:
-    return (importlib.import_module("comfy.samplers").KSAMPLER(sampler_function(solver, **options)),)
+    return (_comfyui().KSAMPLER(sampler_function(solver, **options)),)
+
+
+def _comfyui() -> Any:
+    """`comfy.samplers`. Raises ImportError where there is no ComfyUI."""
+    try:
+        return importlib.import_module("comfy.samplers")
+    except ModuleNotFoundError as error:
+        if error.name not in ("comfy", "comfy.samplers"):
+            raise  # ComfyUI is there, and lacks something itself
+        raise ImportError(
+            "there is no comfy.samplers here: nodes and register() work inside of ComfyUI, as a custom node of it; elsewhere take "
+            "fastsolve.adapters.k_diffusion.sampler_function"
+        ) from None
 
 
 NODE_CLASS_MAPPINGS = {"FastSolveSampler": Sampler, "FastSolveRestart": Restart, "FastSolveSchedule": Schedule}
@@ -156,7 +169,7 @@ def register(
 
     A module of ComfyUI that another extension loads anew has lost them: call it again.
     """
-    samplers = importlib.import_module("comfy.samplers")
+    samplers = _comfyui()
     functions = importlib.import_module("comfy.k_diffusion.sampling")
     for solver in solvers:
         setattr(functions, f"sample_fastsolve_{solver}", sampler_function(solver))

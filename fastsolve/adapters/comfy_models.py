@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -28,22 +28,22 @@ def is_flow(sampling: object) -> bool:
 
 
 def published(
-    extra_args: dict[str, Any], sigmas: Tensor, given: Sequence[float], levels: Sequence[float]
+    extra_args: dict[str, Any], sigmas: Tensor, levels: tuple[float, ...], dtype: torch.dtype
 ) -> dict[str, Any]:
     """Arguments in which `sample_sigmas` has all levels that the model will be called at; what was given is not changed.
 
-    Some models and context windows look their sigma up there, and the next one after it: so levels decrease, and each is there once.
+    Some models and context windows look their sigma up there, and the next one after it: so levels decrease, each is there once, and
+    all are rounded to dtype, in which the model gets its own.
     """
     options = extra_args.get("model_options")
     if not isinstance(options, Mapping):
         return extra_args
     inner = options.get("transformer_options", {})
     known = inner.get("sample_sigmas")
-    before = given if known is None or known is sigmas else known.tolist()
-    every = {*before, *levels}
-    if len(every) == len(before):
+    before = (sigmas if known is None else known).to(dtype).tolist()
+    if {*levels} <= {*before}:
         return extra_args
-    whole = torch.tensor(sorted(every, reverse=True), dtype=sigmas.dtype, device=sigmas.device)
+    whole = torch.tensor(sorted({*before, *levels}, reverse=True), dtype=dtype, device=sigmas.device)
     return {
         **extra_args,
         "model_options": {**options, "transformer_options": {**inner, "sample_sigmas": whole}},
@@ -73,7 +73,7 @@ def telling(extra_args: dict[str, Any], keep: Callable[[Tensor], None]) -> dict[
 
 def schedule_of(sampling: Any) -> Schedule:
     """The schedule of a `model_sampling`, by its table of sigmas: flow with its shift, a table of alphas_cumprod, or VE over its range."""
-    table = [float(sigma) for sigma in sampling.sigmas]
+    table = sampling.sigmas.tolist()
     if is_flow(sampling):
         middle = len(table) // 2
         t, sigma = middle / len(table), table[middle - 1]

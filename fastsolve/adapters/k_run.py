@@ -45,23 +45,24 @@ def run(
         raise TypeError(
             f"x must be a floating tensor [B, ...], not {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
         )
-    sigmas = torch.as_tensor(sigmas)
+    state = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if not isinstance(sigmas, Tensor) or not sigmas.is_floating_point():
+        sigmas = torch.as_tensor(sigmas, dtype=state)
     if sigmas.dim() != 1:
         raise ValueError(f"sigmas must be a row of levels, not {list(sigmas.shape)}")
     if len(sigmas) < 2:
         return x
     given = tuple(map(float, sigmas.tolist()))
-    _check(given)
     if schedule is None:
         schedule = "flow" if comfy_models.is_flow(comfy_models.model_sampling(model)) else "ve"
+    _check(given, schedule)
     sampler, told = _compiled(solvers.get(solver), options, given, schedule, tuple(x.shape), x.device, x.dtype)
     extra = dict(extra_args or {})
     seed: Seed = 0
     if told.draws and noise_sampler is None:
         asked = extra.get("seed")
         seed = int(torch.randint(2**62, ()).item()) if asked is None else asked  # k-diffusion draws from this generator
-    extra = comfy_models.published(extra, sigmas, given, told.levels)
-    state = sampler.setting.dtype
+    extra = comfy_models.published(extra, sigmas, told.levels, state)
     with _bar(disable, len(given) - 1) as bar:
         call = _Call(model, extra, told, sigmas, callback, bar, state)
         if sampler.plan.forwards > sampler.plan.nfe:
@@ -75,7 +76,12 @@ def run(
     return out.to(x.dtype)
 
 
-def _check(sigmas: tuple[float, ...]) -> None:
+def _check(sigmas: tuple[float, ...], schedule: str | Schedule) -> None:
+    if schedule == "flow" and sigmas[0] > 1.0:
+        raise ValueError(
+            f"sigmas of a flow model lie in [0, 1], and these begin at {sigmas[0]:g}: make them from this model's own schedule, not from "
+            "that of a Stable Diffusion or EDM model; for ComfyUI there is the node 'fastsolve sigmas'"
+        )
     for i, (s, t) in enumerate(pairwise(sigmas), start=1):
         if not t < s:
             hint = (
@@ -98,7 +104,8 @@ def _compiled(
     state = torch.float64 if dtype == torch.float64 else torch.float32
     # Guidance is the model's own affair; at 1 only those ask for the unconditional call that need it beside the guided one.
     null = {"unconditional": True}
-    denoiser = Denoiser(_called, schedule, "x0", device=device, dtype=dtype, output_dtype=state, null=null)
+    facts = {"device": device, "dtype": dtype, "output_dtype": state, "null": null, "reuses_output": True}
+    denoiser = Denoiser(_called, schedule, "x0", **facts)  # type: ignore[arg-type]
     way = {"device": device, "dtype": state, "graph": "off"}
     sampler = Sampler(
         denoiser,
@@ -113,7 +120,7 @@ def _compiled(
 
 
 def _called(x: Tensor, t: Tensor, call: _Call, unconditional: bool = False) -> Tensor:
-    return call.unconditional if unconditional else call(x, t)
+    return call.unconditional() if unconditional else call(x, t)
 
 
 class _Call:
@@ -131,13 +138,23 @@ class _Call:
     ) -> None:
         self._model, self._extra, self._steps, self._sigmas = model, extra, told.steps, sigmas
         self._callback, self._bar, self._dtype, self._number = callback, bar, dtype, 0
-        self.unconditional: Tensor  # of the last call, where it is asked for
+        self._unconditional: Tensor | None = None  # of the last call, where it is asked for
 
     def ask_unconditional(self) -> None:
         self._extra = comfy_models.telling(self._extra, self._keep)
 
-    def _keep(self, unconditional: Tensor) -> None:
-        self.unconditional = unconditional.to(self._dtype)
+    def _keep(self, unconditional: Tensor | None) -> None:
+        self._unconditional = unconditional
+
+    def unconditional(self) -> Tensor:
+        """Of the last call, once. Raises ValueError where the model gave none."""
+        kept, self._unconditional = self._unconditional, None
+        if kept is None:
+            raise ValueError(
+                "this solver needs the unconditional prediction, and the model gave none: its guider must call the functions of "
+                "sampler_post_cfg_function, as ComfyUI's CFGGuider does; with another guider take a solver without cfg_pp"
+            )
+        return kept.to(self._dtype)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         denoised = self._model(x, t, **self._extra)
