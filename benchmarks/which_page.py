@@ -193,7 +193,7 @@ model = fastsolve.models.digits()              # or yours
 def ends(solver, nfe):
     return fastsolve.sample(model, (16, 1, 8, 8), solver=solver, nfe=nfe, grid="rbe", seed=1)
 
-exact = ends("dpmpp_3s", 300)
+exact = ends("dpmpp_3s", 120)
 errors = {name: float((ends(name, 15) - exact).square().mean().sqrt()) for name in ("euler", "dpmpp_2m", "ipndm")}
 print(min(errors, key=errors.get))             # ipndm
 ```

@@ -12,8 +12,9 @@ import torch
 
 import shim
 
-# The tensors of the tests are small: more threads would only wait for each other.
-torch.set_num_threads(min(4, torch.get_num_threads()))
+# The tensors of the tests are small: more threads would only wait for each other, and those of other processes of pytest-xdist too,
+# which makes a small network fifty times slower.
+torch.set_num_threads(max(1, min(4, torch.get_num_threads()) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
