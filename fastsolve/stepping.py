@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +18,8 @@ from fastsolve.executors import Setting
 from fastsolve.executors.run import Backend
 from fastsolve.lower import lower
 from fastsolve.plan import Apply, Eval, Plan
+
+Keys = npt.NDArray[np.uint64]
 
 
 class _Turn(NamedTuple):
@@ -83,32 +88,55 @@ class Stepper:
 
     def begin(self, seed: Seed = 0) -> Stepping:
         """A run from the first model call, with seeds as of a `Sampler`. Any number of runs may be on their way at the same time."""
-        seeds = arguments.keys(seed, self.setting.batch)
+        return self.begin_with(arguments.keys(seed, self.setting.batch))
+
+    def begin_with(self, seeds: Keys) -> Stepping:
+        """`begin`, with the keys of the samples, uint64 [B]."""
         try:
             backend, tensors = self._idle.pop()
         except IndexError:
             tensors = [None] * len(self._program.slots)
             backend = executors.backend(self.executor.name, self._program, self.setting, tensors)
         backend.seed(seeds)
-        return Stepping(self, backend, tensors)
+        return Stepping(self, backend, tensors, seeds)
 
     def end(self, backend: Backend, tensors: list[Tensor | None]) -> None:
         """Takes the buffers of a run back, for the next."""
         tensors[:] = [None] * len(tensors)
         self._idle.append((backend, tensors))
 
+    def __deepcopy__(self, memo: object) -> Stepper:
+        return self  # which any number of runs share
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        at = {"device": self.setting.device, "dtype": self.setting.raw_dtype, "executor": self.executor.name}
+        return functools.partial(Stepper, **at), (self.plan, self.setting.shape)
+
 
 class Stepping:
-    """A run of a `Stepper`. number: of the model call whose output comes next, from 0."""
+    """A run of a `Stepper`. number: of the model call whose output comes next, from 0.
 
-    def __init__(self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None]) -> None:
-        self._stepper, self._backend, self._tensors = stepper, backend, tensors
+    A copy, of `copy.deepcopy` or `pickle`, stands where the run stands, and goes on by itself with the same noise.
+    """
+
+    def __init__(self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None], seeds: Keys) -> None:
+        self._stepper, self._backend, self._tensors, self._seeds = stepper, backend, tensors, seeds
         self._turns, setting = stepper.turns, stepper.setting
         self._shape, self._device = torch.Size(setting.shape), setting.device
         self._raw_dtype, self._dtype = setting.raw_dtype, setting.dtype
         self._given: Tensor | None = None  # what the caller was given last, and its version then
         self._version = -1
         self.number = 0
+
+    def __deepcopy__(self, memo: object) -> Stepping:
+        run = _resumed(
+            self._stepper, self._seeds, self._tensors, self.number
+        )  # both read these tensors, and none writes
+        run._given, run._version = self._given, self._version
+        return run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _resumed, (self._stepper, self._seeds, self._tensors, self.number)
 
     def input(self, x: Tensor) -> Tensor:
         """What the next model call is made on: the state x, [B, *shape], scaled (by c_in, of EDM); x itself where the scale is 1."""
@@ -195,6 +223,17 @@ class Stepping:
                     f"{name} is {tensor.dtype} {list(tensor.shape)} on {tensor.device}; needed is {dtype} "
                     f"{list(self._shape)} on {self._device}"
                 )
+
+
+def _resumed(stepper: Stepper, seeds: Keys, tensors: Sequence[Tensor | None], number: int) -> Stepping:
+    """A run that goes on from what another one has reached."""
+    run = stepper.begin_with(seeds)
+    for slot, tensor in enumerate(tensors):
+        if tensor is not None:
+            run._tensors[slot] = tensor
+            run._backend.bind(slot, tensor)
+    run.number = number
+    return run
 
 
 def _check(plan: Plan) -> None:
