@@ -109,8 +109,8 @@ class Stepper:
         return self  # which any number of runs share
 
     def __reduce__(self) -> tuple[Any, ...]:
-        at = {"device": self.setting.device, "dtype": self.setting.raw_dtype, "executor": self.executor.name}
-        return functools.partial(Stepper, **at), (self.plan, self.setting.shape)
+        at: dict[str, Any] = {"device": self.setting.device, "dtype": self.setting.raw_dtype}
+        return functools.partial(Stepper, executor=self.executor.name, **at), (self.plan, self.setting.shape)
 
 
 class Stepping:

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,6 +189,43 @@ def test_a_loop_of_steps_is_the_run_of_a_sampler(solver: str, flow: bool) -> Non
     found = loop(kind, x, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
     assert kind.timesteps.tolist()[kind._layout.idle :] == pytest.approx(calls, rel=1e-6)
+
+
+# Laws that no pipeline of the tests has: a built-in, its config, the solver that computes the same.
+SVD = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True, "sigma_max": 700.0}
+ZERO = {**VP, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+LAWS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "video": ("EulerDiscreteScheduler", {"sigma_min": 0.002, **SVD}, "euler", {}),
+    "video, leading": (
+        "EulerDiscreteScheduler",
+        {"sigma_min": 0.002, "timestep_spacing": "leading", **SVD},
+        "euler",
+        {},
+    ),
+    "edm": ("EDMEulerScheduler", {}, "euler", {}),
+    "edm v": ("EDMEulerScheduler", {"prediction_type": "v_prediction"}, "euler", {}),
+    "edm dpm": ("EDMDPMSolverMultistepScheduler", {"sigma_schedule": "exponential"}, "dpmpp_2m", {}),
+    "zero snr": ("DDIMScheduler", {"clip_sample": False, **ZERO}, "ddim", {}),
+    "lcm": ("LCMScheduler", VP, "lcm", {"s_noise": 0.0}),
+    "to the table": (
+        "DPMSolverMultistepScheduler",
+        {"final_sigmas_type": "sigma_min", **VP},
+        "dpmpp_2m",
+        {"lower_order_final": True},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "config", "solver", "options"), LAWS.values(), ids=LAWS)
+def test_a_run_is_the_built_ins(
+    name: str, config: dict[str, Any], solver: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = getattr(diffusers, name)(**config)
+    if solver == "lcm":  # ours has its noise turned off
+        monkeypatch.setattr(sys.modules[type(theirs).__module__], "randn_tensor", lambda shape, **_: torch.zeros(shape))
+    expected = run(theirs, noise(), 5)  # DDIMScheduler goes down by whole 1000 / steps
+    ours = FastSolveScheduler.from_config(theirs.config, solver=solver, options=options)
+    torch.testing.assert_close(run(ours, noise(), 5), expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
 
 
 @every
