@@ -26,7 +26,8 @@ from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets
 from fastsolve.sampler import Sampler as Sampler
 from fastsolve.solvers import Solver as Solver, solver as solver
-from fastsolve.stepping import Stepper as Stepper, Stepping as Stepping
+from fastsolve.stepper import Stepper as Stepper
+from fastsolve.stepping import Stepping as Stepping
 from fastsolve.watching import Step as Step
 
 __version__ = "0.1.0"

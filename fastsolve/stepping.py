@@ -1,25 +1,25 @@
-"""`Stepper`: a plan whose model calls are made by somebody else's loop, one launch for each output that is handed in."""
+"""`Stepping`: one run of a `Stepper`, which answers each output of the model by one launch."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastsolve import arguments, executors
-from fastsolve.arguments import Seed
-from fastsolve.executors import Setting
 from fastsolve.executors.run import Backend
-from fastsolve.lower import lower
-from fastsolve.plan import Apply, Eval, Plan
 
-_Idle = tuple[Backend, list["Tensor | None"]]  # what a run that has ended leaves to the next
+if TYPE_CHECKING:
+    from fastsolve.stepper import Stepper
+
+Keys = npt.NDArray[np.uint64]
+Idle = tuple[Backend, list["Tensor | None"]]  # what a run that has ended leaves to the next
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """What is bound for one launch, by slots. state: the state that the call was made on, -1 where no launch reads it. lasts: a later
     launch reads it, too. raw: the call's output. outs: what is written, with dtypes. after: what the caller gets.
     """
@@ -31,83 +31,17 @@ class _Turn(NamedTuple):
     after: int
 
 
-class Stepper:
-    """A plan that waits for each model output: for loops that are not ours, such as that of a pipeline with a scheduler.
+class Stepping:
+    """A run of a `Stepper`. number: of the model call whose output comes next, from 0.
 
-    plan: of `make_plan`, with one model call at a time: no guidance (the loop combines the outputs), no functions. shape:
-    [B, *sample]. dtype: of the model's outputs, and of the states that are returned: a floating type, of which float64 runs in the
-    eager executor. The state itself is float32 (float64) whatever the dtype. device, executor: as of `Sampler`.
-
-    Raises ValueError for a plan that cannot wait: of several variables (tada), guided, with functions, or one that adds noise before
-    the first call.
+    A copy, of `copy.deepcopy` or `pickle`, stands where the run stands, and goes on by itself with the same noise.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        shape: Sequence[int],
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        executor: str = "auto",
+        self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None], shelf: list[Idle], seeds: Keys
     ) -> None:
-        _check(plan)
-        self.plan = plan
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise ValueError(f"dtype must be that of a model's outputs, a floating type, not {dtype}")
-        state = torch.float64 if dtype == torch.float64 else torch.float32
-        self.setting = Setting(
-            arguments.full_shape(shape, None), arguments.usable(device, False), state, dtype, dtype, state, True
-        )
-        self.executor = executors.choose(executor, self.setting)
-        self.scales = [call.scale for call in plan.evals]
-        unscaled = tuple(op._replace(scale=1.0) if isinstance(op, Eval) else op for op in plan.ops)
-        self._program = lower(
-            dataclasses.replace(plan, ops=unscaled),
-            state_bytes=state.itemsize,
-            raw_bytes=dtype.itemsize,
-            cast=dtype != state,
-            reused=True,
-            given="state",
-            open=True,
-        )
-        self.turns = self._turns()
-        self._idle: dict[int, list[_Idle]] = {}  # by the stream they were begun on
-
-    def _turns(self) -> list[_Turn]:
-        program, setting = self._program, self.setting
-        (last,) = (row.out for row in program.launches[-1].rows if program.slots[row.out].kind == "out")
-        afters = [*(calls[0].x[0] for calls, _ in program.steps[1:]), last]
-        turns, later = [], set[int]()
-        for (calls, launch), state, after in reversed(list(zip(program.steps, program.states, afters, strict=True))):
-            outs = tuple((row.out, setting.dtype_of(program.slots[row.out].kind)) for row in launch.rows)
-            turns.append(_Turn(state, state in later, calls[0].raws[0], outs, after))
-            later = (later - {row.out for row in launch.rows}) | {*launch.sources}
-        return turns[::-1]
-
-    def begin(self, seed: Seed = 0) -> Stepping:
-        """A run from the first model call, with seeds as of a `Sampler`. Any number of runs may be on their way at the same time.
-
-        On a GPU, a run is begun and stepped on one stream.
-        """
-        seeds, device = arguments.keys(seed, self.setting.batch), self.setting.device
-        # Launches of a run that has ended may still be queued: only on their own stream may other seeds be written.
-        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        shelf = self._idle.setdefault(stream, [])
-        try:
-            backend, tensors = shelf.pop()
-        except IndexError:
-            tensors = [None] * len(self._program.slots)
-            backend = executors.backend(self.executor.name, self._program, self.setting, tensors)
-        backend.seed(seeds)
-        return Stepping(self, backend, tensors, shelf)
-
-
-class Stepping:
-    """A run of a `Stepper`. number: of the model call whose output comes next, from 0."""
-
-    def __init__(self, stepper: Stepper, backend: Backend, tensors: list[Tensor | None], shelf: list[_Idle]) -> None:
         self._stepper, self._backend, self._tensors, self._shelf = stepper, backend, tensors, shelf
+        self._seeds = seeds
         self._turns, setting = stepper.turns, stepper.setting
         self._shape, self._device = torch.Size(setting.shape), setting.device
         self._raw_dtype, self._dtype = setting.raw_dtype, setting.dtype
@@ -117,6 +51,16 @@ class Stepping:
         self._given: Tensor | None = None  # what the caller was given last, its memory and its version then
         self._address, self._version = 0, 0
         self.number = 0
+
+    def __deepcopy__(self, memo: object) -> Stepping:
+        run = _resumed(
+            self._stepper, self._seeds, self._tensors, self.number
+        )  # both read these tensors, and none writes
+        run._given, run._address, run._version = self._given, self._address, self._version
+        return run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _resumed, (self._stepper, self._seeds, self._tensors, self.number)
 
     def input(self, x: Tensor) -> Tensor:
         """What the next model call is made on: the state x, [B, *shape], scaled (by c_in, of EDM); x itself where the scale is 1."""
@@ -218,15 +162,12 @@ def _new(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(like, dtype=dtype)  # half the time of torch.empty
 
 
-def _check(plan: Plan) -> None:
-    if plan.variables:
-        why = f"its state has {len(plan.variables)} variables, and such a loop has one"
-    elif any(isinstance(op, Apply) for op in plan.ops):
-        why = "it calls functions between the model's outputs"
-    elif any(len(call.b) > 1 for call in plan.evals):
-        why = "it is guided, and such a loop hands in outputs that are combined already: leave guidance out"
-    elif not isinstance(plan.ops[0], Eval):
-        why = "it changes the state before the first model call (noise is added at the first level)"
-    else:
-        return
-    raise ValueError(f"this plan of {plan.solver} cannot wait for somebody else's loop: {why}")
+def _resumed(stepper: Stepper, seeds: Keys, tensors: Sequence[Tensor | None], number: int) -> Stepping:
+    """A run that goes on from what another one has reached."""
+    run = stepper.begin_with(seeds)
+    for slot, tensor in enumerate(tensors):
+        if tensor is not None:
+            run._tensors[slot] = tensor
+            run._backend.bind(slot, tensor)
+    run.number = number
+    return run

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,6 +142,21 @@ def test_noise_is_added_at_one_timestep_or_at_each_samples(made: Callable[..., A
     )
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_adds_noise_and_takes_velocities_as_the_built_in(name: str, dtype: torch.dtype) -> None:
+    theirs = getattr(diffusers, name)(**VP)
+    ours = FastSolveScheduler.from_config(theirs.config)
+    x, z, times = noise(1, dtype=dtype), noise(2, dtype=dtype), torch.tensor([3, 871])
+    exact = {"rtol": 0, "atol": 4 * torch.finfo(dtype).eps * 4}
+    torch.testing.assert_close(ours.add_noise(x, z, times), theirs.add_noise(x, z, times), **exact)
+    expected = theirs.get_velocity(x, z, times)
+    torch.testing.assert_close(ours.get_velocity(x, z, times), expected, **exact)
+    ours.set_timesteps(STEPS)
+    ours.set_begin_index(0)  # a run that stands elsewhere has no part in it
+    torch.testing.assert_close(ours.get_velocity(x, z, times), expected, **exact)
+
+
 def test_trained_betas_are_a_table() -> None:
     scheduler = FastSolveScheduler(trained_betas=np.array([0.1, 0.3]))
     assert scheduler.alphas_cumprod.tolist() == pytest.approx([0.9, 0.63])
@@ -173,6 +189,43 @@ def test_a_loop_of_steps_is_the_run_of_a_sampler(solver: str, flow: bool) -> Non
     found = loop(kind, x, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
     assert kind.timesteps.tolist()[kind._layout.idle :] == pytest.approx(calls, rel=1e-6)
+
+
+# Laws that no pipeline of the tests has: a built-in, its config, the solver that computes the same.
+SVD = {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True, "sigma_max": 700.0}
+ZERO = {**VP, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+LAWS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "video": ("EulerDiscreteScheduler", {"sigma_min": 0.002, **SVD}, "euler", {}),
+    "video, leading": (
+        "EulerDiscreteScheduler",
+        {"sigma_min": 0.002, "timestep_spacing": "leading", **SVD},
+        "euler",
+        {},
+    ),
+    "edm": ("EDMEulerScheduler", {}, "euler", {}),
+    "edm v": ("EDMEulerScheduler", {"prediction_type": "v_prediction"}, "euler", {}),
+    "edm dpm": ("EDMDPMSolverMultistepScheduler", {"sigma_schedule": "exponential"}, "dpmpp_2m", {}),
+    "zero snr": ("DDIMScheduler", {"clip_sample": False, **ZERO}, "ddim", {}),
+    "lcm": ("LCMScheduler", VP, "lcm", {"s_noise": 0.0}),
+    "to the table": (
+        "DPMSolverMultistepScheduler",
+        {"final_sigmas_type": "sigma_min", **VP},
+        "dpmpp_2m",
+        {"lower_order_final": True},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "config", "solver", "options"), LAWS.values(), ids=LAWS)
+def test_a_run_is_the_built_ins(
+    name: str, config: dict[str, Any], solver: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = getattr(diffusers, name)(**config)
+    if solver == "lcm":  # ours has its noise turned off
+        monkeypatch.setattr(sys.modules[type(theirs).__module__], "randn_tensor", lambda shape, **_: torch.zeros(shape))
+    expected = run(theirs, noise(), 5)  # DDIMScheduler goes down by whole 1000 / steps
+    ours = FastSolveScheduler.from_config(theirs.config, solver=solver, options=options)
+    torch.testing.assert_close(run(ours, noise(), 5), expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
 
 
 @every
@@ -489,20 +542,57 @@ def test_threads_share_a_scheduler(made: Callable[..., Any], shared: bool) -> No
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+COPIED = pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"]
+)
+
+
 @every
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
-def test_copies_keep_the_levels_and_go_their_own_way(made: Callable[..., Any], copied: Callable[[Any], Any]) -> None:
+@COPIED
+@pytest.mark.parametrize("done", [0, 1, 4])
+def test_copies_stand_where_the_run_stands_and_go_their_own_way(
+    made: Callable[..., Any], copied: Callable[[Any], Any], done: int
+) -> None:
     scheduler = made()
     expected = run(scheduler, noise())
     scheduler.set_timesteps(STEPS)
     scheduler.set_begin_index(0)
+    times, seeds = scheduler.timesteps, torch.Generator().manual_seed(3)
+    x = loop(scheduler, noise() * scheduler.init_noise_sigma, times[:done], generator=seeds)
     other = copied(scheduler)
-    assert other.begin_index == 0
-    assert torch.equal(other.timesteps, scheduler.timesteps)
-    scheduler.step(noise(), 1, noise())
-    assert other.step_index is None
-    found = loop(other, noise() * other.init_noise_sigma, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(found, expected)
+    assert (other.begin_index, other.step_index) == (0, scheduler.step_index)
+    assert torch.equal(other.timesteps, times)
+    scheduler.step(noise(), times[done], noise(), generator=torch.Generator())
+    assert torch.equal(loop(other, x, times[done:], generator=seeds), expected)
+
+
+@COPIED
+def test_copies_of_the_attributes_take_turns(copied: Callable[[Any], Any]) -> None:
+    """As pipelines do that step several views of an image with one scheduler."""
+    scheduler = FastSolveScheduler(**VP)
+    expected = [run(scheduler, noise(i)) for i in range(2)]
+    scheduler.set_timesteps(STEPS)
+    states, views = [copied(scheduler.__dict__) for _ in range(2)], [noise(i) for i in range(2)]
+    for t in scheduler.timesteps:
+        for i in range(2):
+            scheduler.__dict__.update(states[i])
+            views[i] = loop(scheduler, views[i], [t])
+            states[i] = copied(scheduler.__dict__)
+    assert all(torch.equal(*pair) for pair in zip(views, expected, strict=True))
+
+
+def test_a_thread_that_lays_no_levels_takes_the_latest_and_ends_what_it_began() -> None:
+    scheduler, x = FastSolveScheduler(**VP), noise()
+    expected = [run(FastSolveScheduler(**VP), x, steps) for steps in (4, 7)]
+    with ThreadPoolExecutor(1) as pool:
+        scheduler.set_timesteps(4)
+        times = scheduler.timesteps
+        begun = pool.submit(loop, scheduler, x, times[:2]).result()
+        scheduler.set_timesteps(7)
+        assert pool.submit(lambda: scheduler.num_inference_steps).result() == 4
+        assert torch.equal(pool.submit(loop, scheduler, begun, times[2:]).result(), expected[0])
+        assert pool.submit(lambda: scheduler.num_inference_steps).result() == 7
+        assert torch.equal(pool.submit(loop, scheduler, x).result(), expected[1])
 
 
 # Refusals.
@@ -549,8 +639,9 @@ def test_a_config_of_the_other_family_is_refused() -> None:
     flow, noisy = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), diffusers.DDIMScheduler(**VP)
     with pytest.raises(ValueError, match=r"write FastSolveFlowScheduler\.from_config"):
         FastSolveScheduler.from_config(flow.config)
-    with pytest.raises(ValueError, match=r"write FastSolveScheduler\.from_config"):
-        FastSolveFlowScheduler.from_config(noisy.config)
+    for config in (noisy.config, diffusers.UnCLIPScheduler().config):
+        with pytest.raises(ValueError, match=r"write FastSolveScheduler\.from_config"):
+            FastSolveFlowScheduler.from_config(config)
     with pytest.raises(ValueError, match=r"write FastSolveFlowScheduler\.from_config"):
         FastSolveScheduler.from_config(FastSolveFlowScheduler(shift=3.0).config)
     with pytest.raises(ValueError, match=r"write FastSolveScheduler\.from_config"):
@@ -561,6 +652,14 @@ def test_a_config_of_the_other_family_is_refused() -> None:
     with pytest.raises(ValueError, match=r"write FastSolveFlowScheduler\.from_config"):
         FastSolveScheduler.from_config(wan.config)
     assert FastSolveFlowScheduler.from_config(wan.config).config.use_flow_sigmas
+
+
+@pytest.mark.parametrize("name", ["LTXEulerAncestralRFScheduler", "IPNDMScheduler", "CogVideoXDPMScheduler"])
+def test_a_config_that_does_not_say_its_betas_is_refused_even_where_it_names_no_class(name: str) -> None:
+    config = getattr(diffusers, name)().config
+    assert "_class_name" not in config
+    with pytest.raises(ValueError, match=r"has no betas|keep that scheduler"):
+        FastSolveScheduler.from_config(config)
 
 
 def test_steps_out_of_place_are_refused() -> None:

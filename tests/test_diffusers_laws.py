@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 diffusers = pytest.importorskip("diffusers")
 
+from fastsolve.adapters.diffusers import laws  # noqa: E402  # after the library is found
 from fastsolve.adapters.diffusers.laws import law_of  # noqa: E402  # after the library is found
 
 # NumPy's, about the library's own code.
@@ -175,6 +177,10 @@ def test_levels_of_a_consistency_model(steps: int) -> None:
     assert array(law_of(theirs.config, "lcm").levels(steps)[:-1]) == pytest.approx(array(theirs.timesteps))
 
 
+def test_steps_may_be_an_int_of_numpy() -> None:
+    assert law_of(SD).levels(np.int64(STEPS)) == law_of(SD).levels(STEPS)
+
+
 def test_zero_terminal_snr_is_exact() -> None:
     config = {**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
     law = law_of(diffusers.EulerDiscreteScheduler(**config).config, "euler")
@@ -190,6 +196,18 @@ def test_zero_terminal_snr_is_exact() -> None:
 def test_tables_are_those_of_the_betas(kind: str, size: int) -> None:
     theirs = diffusers.DDPMScheduler(num_train_timesteps=size, beta_schedule=kind)
     assert array(law_of(theirs.config).schedule.alphas_cumprod) == pytest.approx(array(theirs.alphas_cumprod), rel=3e-5)
+
+
+def test_every_scheduler_of_the_library_is_known() -> None:
+    """By class, where it is no table of betas, or its steps are a model's own."""
+    named = {*laws._FLOW, *laws._VE, *laws._ELSEWHERE}
+    classes = {name: kind for name in dir(diffusers) if isinstance(kind := getattr(diffusers, name), type)}
+    schedulers = {name for name in classes if name.endswith("Scheduler")}
+    assert named <= schedulers
+    for name in schedulers - named:
+        assert name.startswith(("CosineDPM", "DPMSolverSDE", "LMS")) or "beta_start" in (
+            inspect.signature(classes[name].__init__).parameters
+        ), name
 
 
 def test_what_a_model_was_trained_on_is_kept_where_it_is_a_default() -> None:
@@ -219,6 +237,7 @@ def test_a_step_that_would_go_nowhere_goes_on_to_clean_data() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "another's key": ({**SD, "snr_shift_scale": 3.0}, "CogVideoXDDIMScheduler is not a law .* keep that scheduler"),
     "class": ({"_class_name": "SCMScheduler"}, "SCMScheduler is not a law .* keep that scheduler"),
     "betas": ({"beta_schedule": "laplace"}, "beta_schedule must be 'linear'.*not 'laplace'.*trained_betas"),
     "prediction": ({"prediction_type": "score"}, "prediction_type must be one of 'epsilon', 'sample'.*not 'score'"),
@@ -246,6 +265,9 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "rising": ({"sigmas": [2.0, 3.0]}, "sigmas must decrease, but entry 1 is 3 after 2"),
     "stages": ({"timesteps": [900.0, 500.0, 500.0]}, "timesteps must decrease.*not the stages between"),
     "not finite": ({"sigmas": [float("nan")]}, "sigmas must be finite numbers"),
+    "below": ({"sigmas": [3.0, -1.0]}, "sigmas must be positive"),
+    "none": ({"sigmas": [0.0]}, "sigmas must be positive, but for one 0 after the last, and one at least"),
+    "True steps": ({"steps": True}, "num_inference_steps must be a positive int"),
     "too high": ({"sigmas": [200.0, 1.0]}, "outside the table"),
     "outside": ({"timesteps": [1200.0, 1.0]}, "level 1200 is outside the schedule"),
     "mu": ({"steps": 3, "mu": 0.5}, "mu=0.5 shifts flow-matching levels"),

@@ -32,7 +32,7 @@ class Row:
 DEVICE = "torch triton"
 MATHS = Row(never=DEVICE)
 ANY = "*"
-ADAPTERS = "__init__ api arguments controls denoiser grids plan planner predictions sampler schedules solvers stepping watching"
+ADAPTERS = "__init__ api arguments controls denoiser grids plan planner predictions sampler schedules solvers stepper stepping watching"
 
 # A file's row is that of its path, or else of its top folder; a room may import itself. `_C` and `_cuda` are the native modules.
 LAW = {
@@ -77,7 +77,8 @@ LAW = {
     "compiled": Row(
         "arguments controls denoiser executors functions grids lower plan planner predictions program schedules"
     ),
-    "stepping": Row("arguments executors lower plan"),
+    "stepper": Row("arguments executors lower plan stepping"),
+    "stepping": Row("executors stepper"),
     "sampler": Row(ANY),
     "inversion": Row("denoiser grids predictions sampler schedules"),
     "likelihood": Row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 import fastsolve
-from fastsolve import Plan, Stepper, philox
+from fastsolve import Plan, Stepper, Stepping, philox
 from fastsolve.plan import Eval
 
 SHAPE = (2, 3, 5)
@@ -311,3 +313,29 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
         y, z = run.step(net(y), y), alone.step(net(z), z)
     assert torch.equal(y[1:], z)
     assert not torch.equal(y[0], y[1])
+
+
+@pytest.mark.parametrize("name", ["dpmpp_3m", "seeds3", "unipc"])
+@pytest.mark.parametrize("executor", ["native", "eager"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
+def test_a_copy_in_the_middle_goes_on_with_the_same_bits(
+    name: str, executor: str, copied: Callable[[Stepping], Stepping]
+) -> None:
+    stepper, x = Stepper(PLANS[name], SHAPE, executor=executor), torch.randn(SHAPE)
+    expected = walk(stepper, x)
+    run = stepper.begin(3)
+    for _ in range(4):
+        x = run.step(net(x), x)
+    other = copied(run)
+    run.step(torch.randn(SHAPE), torch.randn(SHAPE))
+    for _ in range(4, stepper.plan.nfe):
+        x = other.step(net(x), x)
+    assert torch.equal(x, expected)
+
+
+def test_a_deep_copy_takes_the_state_in_full_precision_too() -> None:
+    stepper = Stepper(PLANS["dpmpp_2m"], SHAPE, dtype=torch.bfloat16)
+    x = torch.randn(SHAPE).bfloat16()
+    run = stepper.begin()
+    x = run.step(net(x), x)
+    assert torch.equal(copy.deepcopy(run).step(net(x), x), run.step(net(x), x))

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 from fastsolve import grids, predictions
@@ -111,14 +112,16 @@ class Law:
         """
         schedule = self._shifted(mu)
         given = None if sigmas is None else _numbers("sigmas", sigmas)
-        if given is not None and given[-1] == 0.0:
-            given = given[:-1]
+        if given is not None:
+            given = given[:-1] if given[-1] == 0.0 else given
+            if not given or min(given) <= 0.0:
+                raise ValueError("sigmas must be positive, but for one 0 after the last, and one at least")
         named = given if given is not None else None if timesteps is None else _numbers("timesteps", timesteps)
         if named is not None and steps is not None and steps != len(named):
             raise ValueError(
                 f"num_inference_steps is {steps}, and {len(named)} levels are given: leave num_inference_steps out"
             )
-        if named is None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        if named is None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
             raise ValueError(
                 f"num_inference_steps must be a positive int, or timesteps or sigmas be given instead, not {steps!r}"
             )

@@ -39,12 +39,17 @@ _FLOW = (
 _VE = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler")
 _ELSEWHERE = (
     "AmusedScheduler", "BlockRefinementScheduler", "CMStochasticIterativeScheduler", "CogVideoXDDIMScheduler",
-    "CogVideoXDPMScheduler", "ConsistencyDecoderScheduler", "DDIMInverseScheduler",
-    "DPMSolverMultistepInverseScheduler", "DDPMWuerstchenScheduler", "FlowMapEulerDiscreteScheduler",
-    "HeliosScheduler", "HeliosDMDScheduler", "IPNDMScheduler", "KarrasVeScheduler", "PiFlowScheduler",
-    "RePaintScheduler", "SCMScheduler", "ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "UnCLIPScheduler",
-    "VQDiffusionScheduler",
+    "CogVideoXDPMScheduler", "DDIMInverseScheduler",
+    "DPMSolverMultistepInverseScheduler", "DDPMWuerstchenScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler",
+    "FlowMapEulerDiscreteScheduler", "HeliosScheduler", "HeliosDMDScheduler", "IPNDMScheduler", "KarrasVeScheduler",
+    "MiniMaxH3Scheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "RePaintScheduler", "SCMScheduler",
+    "ScoreSdeVeScheduler", "UnCLIPScheduler", "VQDiffusionScheduler",
 )  # fmt: skip
+# By a key of theirs: only a loaded config names its class.
+_BY_KEY = {
+    "snr_shift_scale": "CogVideoXDDIMScheduler", "clip_denoised": "CMStochasticIterativeScheduler", "stages": "HeliosScheduler",
+    "n_grid": "PiflowScheduler", "s_max": "KarrasVeScheduler", "snr": "ScoreSdeVeScheduler",
+}  # fmt: skip
 # What a model was trained on is kept where it is a class's default, too; the rest is the default of the class that reads it.
 MODEL_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "sigma_min",
               "sigma_max", "sigma_data", "sigma_schedule", "rho")  # fmt: skip
@@ -79,6 +84,7 @@ def family_of(config: Config) -> str:
     Raises ValueError for other laws.
     """
     name, keys = str(config.get("_class_name") or ""), {key for key, value in config.items() if value is not None}
+    name = next((_BY_KEY[key] for key in _BY_KEY if key in keys), name)
     if name in _ELSEWHERE:
         raise ValueError(
             f"{name} is not a law of noise by a table of betas, by EDM's sigma or by flow matching's t, or its steps are a model's own: "
@@ -88,9 +94,14 @@ def family_of(config: Config) -> str:
         return "flow"
     if name in _VE or _log_sigma(config):
         return "ve"
-    if keys & {"beta_start", "beta_end", "beta_schedule", "trained_betas"}:
+    if has_betas(config):
         return "vp"
     return "flow" if keys & {"shift", "base_shift", "invert_sigmas"} else "ve" if "sigma_data" in keys else "vp"
+
+
+def has_betas(config: Config) -> bool:
+    """Whether it says that the model is of a table of betas."""
+    return any(config.get(key) is not None for key in ("beta_start", "beta_end", "beta_schedule", "trained_betas"))
 
 
 def _log_sigma(config: Config) -> bool:

@@ -15,7 +15,7 @@ import fastsolve
 from fastsolve.adapters.diffusers.law import Law
 from fastsolve.plan import Plan
 from fastsolve.schedules import Node
-from fastsolve.stepping import Stepper
+from fastsolve.stepper import Stepper
 
 ELSEWHERE = "fastsolve.accelerate(pipe, solver={!r}, ...) runs it: a whole denoising loop at once"
 
@@ -148,3 +148,13 @@ def checked_times(law: Law, times: Sequence[float] | None, sigmas: Sequence[floa
     if len(values) != count:
         raise ValueError(f"timesteps and sigmas must be of the same number of steps, not {len(values)} and {count}")
     return values
+
+
+def mixed(sample: Tensor, noise: Tensor, nodes: Sequence[Node]) -> Tensor:
+    """alpha sample + sigma noise, of one node or of one for each sample."""
+    shape = (-1, *(1,) * (sample.dim() - 1))
+    alpha, sigma = (
+        torch.tensor(values, dtype=sample.dtype, device=sample.device).reshape(shape)
+        for values in ([n.alpha for n in nodes], [n.sigma for n in nodes])
+    )
+    return alpha * sample + sigma * noise

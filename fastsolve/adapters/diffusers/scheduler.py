@@ -14,7 +14,8 @@ from diffusers.schedulers.scheduling_utils import (
 )
 from torch import Tensor
 
-from fastsolve.adapters.diffusers.laws import family_of, is_cosine, kept_of, law_of
+from fastsolve.adapters.diffusers.laws import family_of, has_betas, is_cosine, kept_of, law_of
+from fastsolve.adapters.diffusers.layout import mixed
 from fastsolve.adapters.diffusers.stepped import Stepped
 from fastsolve.schedules import VPTable
 
@@ -106,12 +107,21 @@ class FastSolveScheduler(_Scheduler):
                 "this config is of a flow-matching model, and FastSolveScheduler is for models of noise levels (its samples would be "
                 "noise): write FastSolveFlowScheduler.from_config(pipe.scheduler.config, ...)"
             )
+        if family == "vp" and not has_betas(config):
+            raise ValueError(
+                "this config has no betas, so that it may be of any model: write FastSolveScheduler(beta_start=..., beta_end=..., "
+                "beta_schedule=..., ...) where they are known, FastSolveFlowScheduler.from_config(...) for flow matching"
+            )
         kept = kept_of(config, cls, family)
         return {"clock": "atan", **kept} if family == "ve" and is_cosine(config) else kept
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x0 + sigma noise: at the level of the next model call, once `set_begin_index` was called, else at the timesteps."""
         return self._noised(original_samples, noise, timesteps)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha noise - sigma x0, what a network of v-prediction is trained on, at the timesteps."""
+        return mixed(noise, -sample, [self._node(t) for t in timesteps.reshape(-1).tolist()])
 
     def _all_timesteps(self) -> Tensor:
         if self._law.family == "vp":
@@ -165,7 +175,7 @@ class FastSolveFlowScheduler(_Scheduler):
     @classmethod
     def _of_the_model(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         family = family_of(config)
-        if family != "flow" and (family == "ve" or "beta_start" in config or config.get("trained_betas") is not None):
+        if family != "flow" and (family == "ve" or has_betas(config)):
             raise ValueError(
                 "this config is of a model of noise levels (betas, or EDM's sigma), and FastSolveFlowScheduler is for flow matching: write "
                 "FastSolveScheduler.from_config(pipe.scheduler.config, ...)"

@@ -11,28 +11,41 @@ from torch import Tensor
 
 from fastsolve import grids
 from fastsolve.adapters.diffusers.law import Law
-from fastsolve.adapters.diffusers.layout import ELSEWHERE, Layout, checked_times, stages
+from fastsolve.adapters.diffusers.layout import ELSEWHERE, Layout, checked_times, mixed, stages
 from fastsolve.adapters.diffusers.seeds import Generators, seed_of
 from fastsolve.schedules import Node
-from fastsolve.stepping import Stepper, Stepping
+from fastsolve.stepper import Stepper
+from fastsolve.stepping import Stepping
 
 _KEPT = 16  # compiled plans: of as many shapes, dtypes, devices and starts
 
 
 class Run(threading.local):
-    """Where this thread's run stands. index: of the model call whose output comes next."""
+    """Where this thread's run stands. laid: what this thread's `set_timesteps` laid. layout: of the run that is on its way. index: of the
+    model call whose output comes next.
+    """
 
+    laid: Layout | None = None
     layout: Layout | None = None
     begin: int | None = None
     index: int | None = None
     end: int = 0
     stepping: Stepping | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of, (dict(self.__dict__),)
+
+
+def _of(state: Mapping[str, Any]) -> Run:
+    run = Run()
+    run.__dict__.update(state)
+    return run
+
 
 class Stepped:
     """The part of a scheduler that is not diffusers'. Each thread has its own run: one scheduler serves pipelines in several threads.
 
-    order: model calls, and timesteps, of a step. num_inference_steps: of the last `set_timesteps`.
+    A copy stands where the thread that makes it stands. order: model calls, and timesteps, of a step.
     """
 
     config: Any
@@ -44,27 +57,26 @@ class Stepped:
         self._options = tuple(sorted((options or {}).items()))
         grids.get(self.config.grid, law.schedule)  # which says what is wrong with a name
         self.order = stages(self._solver, dict(self._options), law)
-        self.num_inference_steps: int | None = None
         self._learned = self.config.get("variance_type") in ("learned", "learned_range")
         self._latest: Layout | None = None
         self._steppers: dict[tuple[object, ...], Stepper] = {}
         self._run = Run()
 
     def __getstate__(self) -> dict[str, Any]:
-        run = self._layout
-        return {**self.__dict__, "_run": (run, self._run.begin), "_steppers": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._run = Run()
-        self._run.layout, self._run.begin = state["_run"]
+        return {**self.__dict__, "_steppers": {}}
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
 
     @property
     def _layout(self) -> Layout | None:
-        return self._run.layout or self._latest
+        return self._run.layout or self._run.laid or self._latest
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """Steps of the levels that are laid."""
+        layout = self._layout
+        return None if layout is None else layout.steps
 
     @property
     def step_index(self) -> int | None:
@@ -88,7 +100,8 @@ class Stepped:
                 f"where sigmas or timesteps are given, diffusers' pipelines take the {len(layout.told)} timesteps for as many steps, and "
                 f"so would begin elsewhere than strength says: take dpmpp_2m, say, of one call a step; {ELSEWHERE.format(self._solver)}"
             )
-        run.begin, run.index, run.stepping = begin_index, None, None
+        run.begin = begin_index
+        run.layout = run.index = run.stepping = None
 
     @property
     def timesteps(self) -> Tensor:
@@ -138,9 +151,8 @@ class Stepped:
         given = times is not None or values is not None
         layout = Layout(self._law, self._solver, self._options, levels, self.order, device, told, given)
         run = self._run
-        run.layout = self._latest = layout
-        run.begin = run.index = run.stepping = None
-        self.num_inference_steps = layout.steps
+        run.laid = self._latest = layout
+        run.layout = run.begin = run.index = run.stepping = None
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """What the network is called on: the state scaled by c_in of an EDM model, itself for others."""
@@ -179,12 +191,12 @@ class Stepped:
         after = stepping.step(model_output, sample)
         run.index += 1  # type: ignore[operator]  # a run has begun
         if run.index == run.end:
-            run.stepping = None
+            run.layout = run.stepping = None  # the next run may be of levels that another thread has laid since
         return self.output(prev_sample=after) if return_dict else (after,)
 
     def _first(self, run: Run, layout: Layout, timestep: float | Tensor | None) -> int:
         """The model call at which this thread's run stands, or begins."""
-        if run.index is None or run.index >= len(layout.told):
+        if run.index is None or run.layout is None:
             run.index = (
                 run.begin if run.begin is not None else layout.nearest(float(0.0 if timestep is None else timestep))
             )
@@ -194,10 +206,11 @@ class Stepped:
         self, run: Run, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators
     ) -> Stepping | None:
         """The run from where this thread stands; None in a call that no plan needs."""
-        layout = run.layout = self._layout
+        layout = self._layout
         if layout is None:
             raise ValueError("there are no levels to step through: call set_timesteps(num_inference_steps) first")
         index, run.end = self._first(run, layout, timestep), len(layout.told)
+        run.layout = layout
         if index >= run.end:
             raise ValueError(f"a run of {run.end} model calls cannot begin with call {index}: set_begin_index says so")
         if index < layout.idle:
@@ -230,10 +243,4 @@ class Stepped:
         if layout is not None and run.begin is not None:
             node = layout.nodes[run.begin if run.index is None else run.index]
             return node.alpha * sample + node.sigma * noise
-        nodes = [self._node(t) for t in timesteps.reshape(-1).tolist()]
-        shape = (-1, *(1,) * (sample.dim() - 1))
-        alpha, sigma = (
-            torch.tensor(values, dtype=sample.dtype, device=sample.device).reshape(shape)
-            for values in ([n.alpha for n in nodes], [n.sigma for n in nodes])
-        )
-        return alpha * sample + sigma * noise
+        return mixed(sample, noise, [self._node(t) for t in timesteps.reshape(-1).tolist()])
