@@ -206,7 +206,7 @@ class Loop:
             self.callback is not None or latents.device.type != "cuda"
         )  # where it may be one graph, it stays one
         out = sample(
-            denoiser(turn.calls[0], turn.habits, law.schedule, law.prediction, turn.doubled),
+            denoiser(turn.calls[0], turn.habits, law.schedule, law.prediction),
             latents.shape,
             **part,
             seed=seed_of(generator, len(latents)) if plan.draws else 0,

@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Habits:
 
     name: of the argument that is the latents. told, factor: what it is given at a level t, told(t) * factor. tokens: the shape of the
     times of one sample, () for a single one. along: the dimension in which other tensors are concatenated to the latents; 0 is none.
+    doubled: both branches in one call, with the arguments of that call. swapped: in it the one without condition comes first.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Habits:
     factor: float
     tokens: tuple[int, ...]
     along: int
+    doubled: bool
+    swapped: bool
 
 
 class Network:
@@ -57,7 +60,8 @@ class Network:
         t = _TOLD[habits.told](t)
         t = t if habits.factor == 1.0 else t * habits.factor
         t = t.reshape(-1, *(1 for _ in habits.tokens)).expand(-1, *habits.tokens)
-        return leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), shape)
+        out = leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), shape)
+        return torch.cat(out.chunk(2)[::-1]) if habits.swapped else out
 
 
 # In float32, the words of `Law.told`; the factor has the number of training steps.
@@ -118,10 +122,10 @@ _denoisers: weakref.WeakKeyDictionary[Module, dict[object, Denoiser]] = weakref.
 _lock = threading.Lock()
 
 
-def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction, doubles: bool) -> Denoiser:
+def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction) -> Denoiser:
     """The network of a call as a Denoiser: for the same question the same one as long as the network lives, and with it its samplers."""
     net, x, form = call.net, call.x, call.form
-    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, doubles)
+    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device)
     with _lock:
         kept = _denoisers.setdefault(net, {})
         if key not in kept:
@@ -133,11 +137,16 @@ def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Predict
                 dtype=x.dtype,
                 output_dtype=form.dtype,
                 null={},
-                doubles=doubles,
+                doubles=_of_both if habits.doubled else False,
             )
             if len(kept) > _MOST:
                 del kept[next(iter(kept))]
         return kept[key]
+
+
+def _of_both(nothing: Mapping[str, object], arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """A doubled call is given what the pipeline gives it: nothing is divided or joined, whatever it means."""
+    return arguments
 
 
 def standing_in(
