@@ -47,7 +47,7 @@ def seen(
         raise UnlikeError(f"its network is called on something else than {batch} latents")
     if made.shape != latents.shape:
         raise UnlikeError(f"its scheduler is given {list(made.shape)} for latents of {list(latents.shape)}")
-    outs = [half for call in calls for half in leading(call.out, latents.shape[1:]).split(batch)]
+    outs = [half for call in calls for half in leading(call.out, latents.shape[1:]).chunk(len(call.x) // batch)]
     if len(outs) > 2:
         raise UnlikeError(
             f"it asks its network {len(outs)} times for each sample in a step, which is no guidance of ours"

@@ -125,7 +125,8 @@ _lock = threading.Lock()
 def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction) -> Denoiser:
     """The network of a call as a Denoiser: for the same question the same one as long as the network lives, and with it its samplers."""
     net, x, form = call.net, call.x, call.form
-    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device)
+    reuses = _reuses_output(net)
+    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, reuses)
     with _lock:
         kept = _denoisers.setdefault(net, {})
         if key not in kept:
@@ -138,10 +139,23 @@ def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Predict
                 output_dtype=form.dtype,
                 null={},
                 doubles=_of_both if habits.doubled else False,
+                reuses_output=reuses,
             )
             if len(kept) > _MOST:
                 del kept[next(iter(kept))]
         return kept[key]
+
+
+def switches(net: Module) -> list[dict[str, object]]:
+    """The plain attributes of each of its modules."""
+    return [{name: v for name, v in vars(m).items() if isinstance(v, bool | int | float | str)} for m in net.modules()]
+
+
+def _reuses_output(net: Module) -> bool:
+    """Whether it is compiled to CUDA graphs of its own, as by mode="reduce-overhead"."""
+    compiled = getattr(net, "_compiled_call_impl", None) or net
+    config: Mapping[str, object] | None = getattr(compiled, "get_compiler_config", lambda: None)()
+    return config is not None and bool(config.get("triton.cudagraphs"))
 
 
 def _of_both(nothing: Mapping[str, object], arguments: Mapping[str, object]) -> Mapping[str, object]:
@@ -165,7 +179,8 @@ def standing_in(
         x = arguments.get(names[0])
         if not isinstance(x, Tensor):
             return net(*args, **kwargs)
-        key = (tuple(x.shape[1:]), x.dtype, kwargs.get("return_dict"))
+        autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
+        key = (tuple(x.shape[1:]), x.dtype, kwargs.get("return_dict"), autocast)
         with _lock:
             known = _forms.setdefault(net, {})
         if key not in known:
