@@ -38,7 +38,11 @@ def of(
     )
     if denoiser.doubles:
         models.append(denoiser.model)
-        arguments.append({key: _both(key, kwargs.get(key), value, batch) for key, value in arguments[1].items()})
+        one, other = arguments
+        if callable(denoiser.doubles):
+            arguments.append(dict(denoiser.doubles(one, other)))
+        else:
+            arguments.append({key: _both(key, kwargs.get(key), value, batch) for key, value in other.items()})
     return models, arguments
 
 

@@ -155,7 +155,7 @@ class Compiled:
                 "raw_bytes": setting.raw_dtype.itemsize,
                 "cast": setting.input_dtype != setting.dtype,
                 "reused": setting.reuses_output,
-                "paired": self.denoiser.doubles,
+                "paired": bool(self.denoiser.doubles),
             }
             lowered = [lower(plan, given=given, noise=noise, blend=blend, seen=seen, **ways) for plan in self.plans]
             self._programs[key] = stacked(lowered)

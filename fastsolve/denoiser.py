@@ -25,7 +25,8 @@ class Denoiser:
     nfe: the budget of model calls where the caller states none.
     null: keyword arguments of the unconditional call, for guidance. guide: another network for that call, of the same prediction and
     dtypes (autoguidance, Karras et al. 2024, arXiv 2406.02507). doubles: a guided call is one call on a doubled batch, the conditional
-    half first, and not two.
+    half first, and not two; or a function (arguments with condition, those without) -> those of the doubled call, where more is to be
+    done than to join tensors of the batch.
     reuses_output: the model returns the same storage every time (a `reduce-overhead` model): it is copied, never captured.
     """
 
@@ -39,7 +40,7 @@ class Denoiser:
     nfe: int | None = None
     null: Mapping[str, object] | None = field(default=None)
     guide: Callable[..., torch.Tensor] | None = None
-    doubles: bool = False
+    doubles: bool | Callable[[Mapping[str, object], Mapping[str, object]], Mapping[str, object]] = False
     reuses_output: bool = False
 
     def __post_init__(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import pickle
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -118,6 +120,27 @@ def test_with_the_levels_of_the_built_in_scheduler_where_ours_differ(build: Buil
     assert_near(latents(fast, **inputs(pipe, batch=2)), expected)
 
 
+def test_a_scale_may_be_a_number_of_any_library() -> None:
+    pipe = quietly(pipelines.sd())
+    fast = fastsolve.accelerate(pipe, "ddim")
+    expected = latents(fast, **inputs(pipe), guidance_scale=6.5)
+    for scale in (np.float32(6.5), torch.tensor(6.5)):
+        assert torch.equal(latents(fast, **inputs(pipe), guidance_scale=scale), expected)
+
+
+def test_a_strength_that_leaves_no_step_is_refused() -> None:
+    for pipe in (pipelines.sd("Img2Img"), pipelines.sdxl("Img2Img")):
+        fast = fastsolve.accelerate(quietly(pipe), "ddim")
+        with pytest.raises(ValueError, match=r"of 5 steps none is left: strength must be .* 0\.2, not 0\.1"):
+            latents(fast, **{**inputs(pipe), "strength": 0.1})
+
+
+def test_eta_is_the_solvers() -> None:
+    pipe = quietly(pipelines.sd())
+    with pytest.raises(ValueError, match=r"leave eta=0\.5 out, and give accelerate\(\.\.\., options=\{'eta': 0\.5\}\)"):
+        latents(fastsolve.accelerate(pipe, "ddim"), **inputs(pipe), eta=0.5)
+
+
 def test_custom_timesteps_and_sigmas_reach_the_run() -> None:
     pipe = quietly(pipelines.sd())
     asked = {**inputs(pipe), "timesteps": [900, 500, 100]}
@@ -125,10 +148,13 @@ def test_custom_timesteps_and_sigmas_reach_the_run() -> None:
     out = latents(fast, **asked)
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     assert_near(out, latents(pipe, **{**asked, "generator": torch.Generator().manual_seed(0)}))
-    with pytest.raises(
-        ValueError, match=r"timesteps are given, and accelerate\(\.\.\., grid=\.\.\.\) has levels of its own"
-    ):
-        latents(fastsolve.accelerate(pipe, "dpmpp_2m", grid="karras"), **asked)
+    del asked["num_inference_steps"]
+    for own in ({"grid": "karras"}, {"steps": 3}, {"nfe": 3}):
+        with pytest.raises(
+            ValueError,
+            match=rf"timesteps are given, and accelerate\(\.\.\., {next(iter(own))}=\.\.\.\) has levels of its own",
+        ):
+            latents(fastsolve.accelerate(pipe, "dpmpp_2m", **own), **asked)
 
 
 def by_hand(pipe: Any, asked: dict[str, Any], solver: str, scale: float, channels: int) -> Tensor:
@@ -207,6 +233,55 @@ def test_every_solver_runs_and_asks_the_network_as_often_as_its_plan(
     calls = 2 if name == "transformer" and type(pipe).__name__.startswith("Wan") else 1
     assert len(counted.inputs) == calls * levels.nfe
     assert not torch.equal(latents(fast, **inputs(pipe, seed=1)), again)
+
+
+def animated() -> tuple[Any, dict[str, Any]]:
+    """AnimateDiff, which repeats its prompts for each frame of a sample, and arguments of a call of two samples."""
+    part, generator = pipelines.sd(), torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        sizes = {"block_out_channels": (8, 16), "motion_num_attention_heads": 2, "motion_norm_num_groups": 4}
+        adapter = diffusers.MotionAdapter(**sizes, motion_layers_per_block=1)
+    pipe = diffusers.AnimateDiffPipeline(part.vae, None, None, part.unet, adapter, part.scheduler)
+    words = {name: torch.randn(2, 3, 12, generator=generator) for name in ("prompt_embeds", "negative_prompt_embeds")}
+    size = {"height": pipelines.SIDE, "width": pipelines.SIDE, "num_frames": 3}
+    return quietly(pipe), {**words, **size, "num_inference_steps": 4, "output_type": "latent"}
+
+
+def test_prompts_of_each_frame_stay_in_their_half_of_the_call() -> None:
+    pipe, asked = animated()
+    start = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    out = latents(fastsolve.accelerate(pipe, "ddim"), **asked, latents=start)
+    assert_near(out, latents(pipe, **asked, latents=start))
+
+
+def test_a_doubled_call_is_given_what_the_pipeline_gives_it() -> None:
+    generator, seen = torch.Generator().manual_seed(0), []
+    sample, table = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(4, 5, generator=generator)
+    both = torch.randn(4, 4, 8, 8, generator=generator)
+    form = network.Form((4, 8, 8), torch.float32, lambda tensor: tensor)
+    given = {"x": torch.cat([sample] * 2), "timestep": torch.tensor(500.0), "table": table, "masks": [torch.ones(1, 3)]}
+
+    class Net(torch.nn.Module):
+        def forward(self, **kwargs: Any) -> Tensor:
+            seen.append(kwargs)
+            return both
+
+    net, law = Net(), law_of({"beta_schedule": "scaled_linear"}, "ddim")
+    u, c = both.chunk(2)
+    call = network.Call(net, "x", given, form, both)
+    turn = habits.seen([call], u + 7.5 * (c - u), 500.0, sample, law, [fastsolve.Guidance(7.5)])
+    model = network.denoiser(call, turn.habits, law.schedule, law.prediction)
+    conditions, other = turn.conditions
+    fastsolve.sample(model, sample.shape, solver="ddim", grid=[500.0, -1.0], guidance=turn.guidance, x_init=sample,
+                     model_kwargs=conditions, negative_kwargs=other)  # fmt: skip
+    assert len(seen) == 1
+    assert seen[0]["table"] is table  # as long as the doubled batch, and of no batch
+    assert seen[0]["masks"][0].shape == (1, 3)
+    assert torch.equal(seen[0]["x"], given["x"])
+    assert torch.equal(model(given["x"], torch.full((4,), 500.0), **other), torch.cat([c, u]))
+    with pytest.raises(habits.UnlikeError, match=r"scale 1 has no use"):
+        habits.seen([call], c, 500.0, sample, law, [fastsolve.Guidance(1.0)])
 
 
 def test_tada_begins_with_the_latents_and_draws_the_rest() -> None:
@@ -323,6 +398,60 @@ def test_the_pipeline_stays_as_it_was() -> None:
     assert fast.vae is pipe.vae  # as every other attribute
 
 
+def test_what_is_set_or_moved_is_the_pipeline() -> None:
+    pipe = quietly(pipelines.sd())
+    fast = fastsolve.accelerate(pipe, "ddim")
+    assert fast.to("cpu") is fast
+    fast.scheduler = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
+    assert pipe.scheduler is fast.scheduler
+    expected = latents(fast, **inputs(pipe))
+    assert_near(expected, latents(pipe, **inputs(pipe)))
+    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert torch.equal(latents(other, **inputs(pipe)), expected)
+        assert other.unet is not pipe.unet
+
+
+def test_an_error_of_the_network_leaves_no_trace() -> None:
+    pipe = quietly(pipelines.flux())
+    fast = fastsolve.accelerate(pipe, "seeds3")
+    expected = latents(fast, **inputs(pipe))
+    before = [dict(vars(module)) for module in (pipe, *pipe.transformer.modules())]
+    hook = pipe.transformer.norm_out.register_forward_pre_hook(lambda *args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        latents(fast, **inputs(pipe))
+    hook.remove()
+    for module, known in zip((pipe, *pipe.transformer.modules()), before, strict=True):
+        assert vars(module).keys() == known.keys()
+        assert all(vars(module)[name] is value for name, value in known.items())
+    assert torch.equal(latents(fast, **inputs(pipe)), expected)
+
+
+def test_autocast_may_come_and_go() -> None:
+    pipe = quietly(pipelines.sd())
+    fast = fastsolve.accelerate(pipe, "ddim")
+    expected = latents(fast, **inputs(pipe))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = latents(fast, **inputs(pipe))
+    assert 0.0 < (half - expected).abs().max() < 0.03 * expected.abs().max()  # rounded to 8 bits, five times
+    assert torch.equal(latents(fast, **inputs(pipe)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_a_network_with_cuda_graphs_of_its_own_is_known() -> None:
+    for whole in (False, True):
+        for mode, own in (("default", False), ("reduce-overhead", True)):
+            net = torch.nn.Identity()
+            if whole:
+                net = torch.compile(net, mode=mode)
+            else:
+                net.compile(mode=mode)
+            x = torch.ones(1, 4)
+            call = network.Call(net, "x", {"x": x}, network.Form((4,), x.dtype, lambda tensor: tensor), x)
+            way = network.Habits("x", "index", 1.0, (), 0, False, False)
+            law = law_of({"beta_schedule": "scaled_linear"}, "ddim")
+            assert network.denoiser(call, way, law.schedule, law.prediction).reuses_output is own
+
+
 def test_two_threads_may_call_at_once() -> None:
     pipe = quietly(pipelines.flux())
     fast = fastsolve.accelerate(pipe, "seeds3")
@@ -437,6 +566,18 @@ def test_a_callback_that_changes_something_is_refused(what: str, change: Any) ->
         )
 
 
+def test_a_callback_may_keep_things_and_see_what_is_no_number() -> None:
+    pipe = quietly(pipelines.sd())
+    pipe.unet.conv_in.bias.fill_(torch.nan)
+
+    def count(pipeline: Any, number: int, time: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        pipeline.seen = getattr(pipeline, "seen", 0) + 1
+        assert pipeline.seen == number + 1
+        return given
+
+    assert latents(fastsolve.accelerate(pipe, "ddim"), **inputs(pipe), callback_on_step_end=count).isnan().all()
+
+
 def test_a_callback_for_other_tensors_is_refused() -> None:
     pipe = quietly(pipelines.sd())
     fast = fastsolve.accelerate(pipe, "ddim")
@@ -544,6 +685,29 @@ def test_one_step_of_several_calls_is_refused() -> None:
     pipe = quietly(pipelines.sdxl())
     with pytest.raises(ValueError, match=r"in it seeds3 calls the network 3 times \(take two steps or more\)"):
         latents(fastsolve.accelerate(pipe, "seeds3"), **inputs(pipe), denoising_end=0.2)
+
+
+class Switched(diffusers.StableDiffusionPipeline):  # type: ignore[misc]
+    """Changes a module of its network in each step, as GLIGEN does in one; or asks its scheduler for what not all have."""
+
+    asks = False
+
+    def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
+        return {"table": self.scheduler.alphas_cumprod} if self.asks else {}
+
+    @property
+    def interrupt(self) -> bool:
+        self.unet.conv_out.enabled = not getattr(self.unet.conv_out, "enabled", True)
+        return False
+
+
+def test_modules_that_change_and_unknown_attributes_of_schedulers_are_refused() -> None:
+    pipe = quietly(Switched(**pipelines.sd().components, requires_safety_checker=False))
+    with pytest.raises(ValueError, match=r"it changes modules of its network from step to step"):
+        latents(fastsolve.accelerate(pipe, "ddim"), **{**inputs(pipe), "num_inference_steps": 4})
+    pipe.asks = True
+    with pytest.raises(ValueError, match=r"it asks its scheduler for alphas_cumprod.*FastSolveScheduler\.from_config"):
+        latents(fastsolve.accelerate(pipe, "ddim"), **inputs(pipe))
 
 
 def test_a_cache_that_counts_steps_is_refused() -> None:

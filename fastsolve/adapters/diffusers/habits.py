@@ -19,23 +19,16 @@ class UnlikeError(ValueError):
 
 
 class Turn(NamedTuple):
-    """A turn of the loop. made: what the scheduler was given. share: of the scheduler's time that the network is told. doubled: both
-    branches in one call. conditions: of the conditional branch, and of the other one where there is guidance.
+    """A turn of the loop. made: what the scheduler was given. share: of the scheduler's time that the network is told. conditions: of
+    the conditional branch, and of the other one where there is guidance; of a call for both, in the place of the latter.
     """
 
     calls: Sequence[Call]
     made: Tensor
     habits: Habits
     share: float
-    doubled: bool
     guidance: Guidance | None
     conditions: list[dict[str, object]]
-
-
-class _Branch(NamedTuple):
-    x: Tensor
-    conditions: dict[str, object]
-    out: Tensor
 
 
 def seen(
@@ -49,20 +42,26 @@ def seen(
         raise UnlikeError("it does not call its `unet` or `transformer` in every step")
     if any(call.net is not calls[0].net for call in calls):
         raise UnlikeError("it calls several networks in a step")
-    branches = _branches(calls, len(latents))
+    batch = len(latents)
+    if not all(isinstance(call.x, Tensor) and call.x.dim() and len(call.x) % batch == 0 for call in calls):
+        raise UnlikeError(f"its network is called on something else than {batch} latents")
     if made.shape != latents.shape:
         raise UnlikeError(f"its scheduler is given {list(made.shape)} for latents of {list(latents.shape)}")
-    guidance, order = _combined([leading(branch.out, latents.shape[1:]) for branch in branches], made, guidances)
+    outs = [half for call in calls for half in leading(call.out, latents.shape[1:]).chunk(len(call.x) // batch)]
+    if len(outs) > 2:
+        raise UnlikeError(
+            f"it asks its network {len(outs)} times for each sample in a step, which is no guidance of ours"
+        )
+    guidance, order = _combined(outs, made, guidances)
+    doubled = len(calls) < len(outs)
+    if doubled and guidance is not None and guidance.scale == 1.0:
+        raise UnlikeError("it asks its network without condition, too, and its guidance of scale 1 has no use for that")
     share, tokens = _clock(calls[0], time, law.train_steps)
-    along = _along(branches[0].x, latents)
-    for branch in branches:
-        if along:
-            branch.conditions[BESIDE] = _beside(branch.x, latents, along)
+    along = _along(calls[0].x, latents)
     unit = law.train_steps if law.told.startswith("flow") else 1.0
-    habits = Habits(calls[0].name, law.told, share * unit, tokens, along)
-    turn = Turn(
-        calls, made, habits, share, len(calls) < len(branches), guidance, [branches[i].conditions for i in order]
-    )
+    habits = Habits(calls[0].name, law.told, share * unit, tokens, along, doubled, doubled and order == [1, 0])
+    given = [_conditions(call, latents, along) for call in calls]
+    turn = Turn(calls, made, habits, share, guidance, [{}, *given] if doubled else [given[i] for i in order])
     check(turn, calls, made, time, latents)
     return turn
 
@@ -88,36 +87,10 @@ def check(first: Turn, calls: Sequence[Call], made: Tensor, time: float, latents
         raise UnlikeError("its guidance changes from step to step")
 
 
-def _branches(calls: Sequence[Call], batch: int) -> list[_Branch]:
-    """The inputs, arguments and outputs of each branch."""
-    found = []
-    for call in calls:
-        x = call.x
-        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) % batch:
-            raise UnlikeError(f"its network is called on something else than {batch} latents")
-        parts = len(x) // batch
-        rest = {key: value for key, value in call.arguments.items() if key not in (call.name, "timestep")}
-        for i in range(parts):
-            conditions = {key: _part(value, len(x), parts, i) for key, value in rest.items()}
-            found.append(_Branch(x.chunk(parts)[i], conditions, call.out.chunk(parts)[i]))
-    if len(found) > 2:
-        raise UnlikeError(
-            f"it asks its network {len(found)} times for each sample in a step, which is no guidance of ours"
-        )
-    return found
-
-
-def _part(value: Any, rows: int, parts: int, i: int) -> Any:
-    """An argument of one branch: its part of what is a tensor of all rows."""
-    if parts == 1:
-        return value
-    if isinstance(value, Tensor):
-        return value.chunk(parts)[i] if value.dim() and len(value) == rows else value
-    if isinstance(value, Mapping):
-        return {key: _part(v, rows, parts, i) for key, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_part(v, rows, parts, i) for v in value)
-    return value
+def _conditions(call: Call, latents: Tensor, along: int) -> dict[str, object]:
+    """What a call is given beside the latents and the time."""
+    found = {key: value for key, value in call.arguments.items() if key not in (call.name, "timestep")}
+    return {**found, BESIDE: _beside(call.x, latents, along)} if along else found
 
 
 def _along(x: Tensor, latents: Tensor) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from fastsolve.adapters.diffusers import habits, starts
 from fastsolve.adapters.diffusers.habits import Turn, UnlikeError
 from fastsolve.adapters.diffusers.law import Law
-from fastsolve.adapters.diffusers.network import Call, denoiser
+from fastsolve.adapters.diffusers.network import Call, denoiser, switches
 from fastsolve.adapters.diffusers.seeds import seed_of
 from fastsolve.adapters.diffusers.told import Told
 from fastsolve.api import sample
@@ -46,6 +47,7 @@ class Loop:
         self._first: Turn | None = None
         self._before = self._latents = torch.empty(0)
         self._start, self._made, self._ran = 0, 0, False
+        self._switches: list[dict[str, object]] = []
         self._random: torch.Generator | None = None
         self._times: list[float] = []
         self.levels: tuple[float, ...] = ()
@@ -72,11 +74,6 @@ class Loop:
         grid: str | Grid | Sequence[float] | None = self._asked["grid"]
         mu = mu if self._law.dynamic else None  # Flux gives it to every scheduler
         if grid is not None:
-            mine = [name for name in ("timesteps", "sigmas") if self._given.get(name) is not None]
-            if mine:
-                raise ValueError(
-                    f"{mine[0]} are given, and accelerate(..., grid=...) has levels of its own: leave one of them out"
-                )
             count = len(sigmas) if num_inference_steps is None and sigmas is not None else num_inference_steps
             levels = self._law.levels(count, mu=mu, grid=grid)
         else:
@@ -125,7 +122,7 @@ class Loop:
         time = self._times[i]
         if self._first is None:
             self._first = habits.seen(calls, model_output, time, sample, self._law, self._guidances())
-            self._start, self._latents = i, sample
+            self._start, self._latents, self._switches = i, sample, switches(calls[0].net)
             self._before = self._normal(tuple(sample.shape), sample).to(sample.dtype)
         elif self._ran or i != self._start + self._made:
             raise UnlikeError("it does not walk its timesteps one after the other")
@@ -140,6 +137,11 @@ class Loop:
         return Previous(self._before if self._made < last else self._run(self._first, sample).to(sample.dtype))
 
     def _index(self, time: Tensor | float) -> int:
+        if isinstance(time, Tensor) and not time.numel():
+            raise ValueError(
+                f"of {len(self._times)} steps none is left: strength must be 1 / num_inference_steps at least, that is "
+                f"{1 / len(self._times):.3g}, not {self._given.get('strength')}"
+            )
         value = float(time.reshape(-1)[0]) if isinstance(time, Tensor) else float(time)
         return min(range(len(self._times)), key=lambda i: abs(self._times[i] - value))
 
@@ -168,13 +170,14 @@ class Loop:
 
     def _guidances(self) -> list[Guidance]:
         """What the arguments of the call may mean."""
-        numbers = {
+        said = {
             name: float(v)
             for name, v in self._given.items()
-            if isinstance(v, int | float) and ("guidance" in name or "cfg" in name)
+            if ("guidance" in name or "cfg" in name)
+            and (isinstance(v, numbers.Real) or (isinstance(v, Tensor) and v.numel() == 1))
         }
-        shares = [0.0, *(v for name, v in numbers.items() if "rescale" in name and v)]
-        scales = dict.fromkeys(v for name, v in numbers.items() if "rescale" not in name)
+        shares = [0.0, *(v for name, v in said.items() if "rescale" in name and v)]
+        scales = dict.fromkeys(v for name, v in said.items() if "rescale" not in name)
         return [Guidance(scale, rescale=share) for scale, share in itertools.product(scales, shares)]
 
     def _run(self, turn: Turn, now: Tensor) -> Tensor:
@@ -190,6 +193,8 @@ class Loop:
             "start": self._start or None,
             "stop": stop if stop < len(self._times) else None,
         }
+        if switches(turn.calls[0].net) != self._switches:
+            raise UnlikeError("it changes modules of its network from step to step (as GLIGEN does)")
         plan = make_plan(schedule=law.schedule, prediction=law.prediction, **part)
         if self._made == 1 and plan.nfe > 1:
             raise UnlikeError(
@@ -206,7 +211,7 @@ class Loop:
             self.callback is not None or latents.device.type != "cuda"
         )  # where it may be one graph, it stays one
         out = sample(
-            denoiser(turn.calls[0], turn.habits, law.schedule, law.prediction, turn.doubled),
+            denoiser(turn.calls[0], turn.habits, law.schedule, law.prediction),
             latents.shape,
             **part,
             seed=seed_of(generator, len(latents)) if plan.draws else 0,

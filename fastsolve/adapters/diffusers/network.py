@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Habits:
 
     name: of the argument that is the latents. told, factor: what it is given at a level t, told(t) * factor. tokens: the shape of the
     times of one sample, () for a single one. along: the dimension in which other tensors are concatenated to the latents; 0 is none.
+    doubled: both branches in one call, with the arguments of that call. swapped: in it the one without condition comes first.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Habits:
     factor: float
     tokens: tuple[int, ...]
     along: int
+    doubled: bool
+    swapped: bool
 
 
 class Network:
@@ -57,7 +60,8 @@ class Network:
         t = _TOLD[habits.told](t)
         t = t if habits.factor == 1.0 else t * habits.factor
         t = t.reshape(-1, *(1 for _ in habits.tokens)).expand(-1, *habits.tokens)
-        return leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), shape)
+        out = leading(output(net(**{habits.name: x, "timestep": t}, **conditions)), shape)
+        return torch.cat(out.chunk(2)[::-1]) if habits.swapped else out
 
 
 # In float32, the words of `Law.told`; the factor has the number of training steps.
@@ -118,10 +122,11 @@ _denoisers: weakref.WeakKeyDictionary[Module, dict[object, Denoiser]] = weakref.
 _lock = threading.Lock()
 
 
-def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction, doubles: bool) -> Denoiser:
+def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Prediction) -> Denoiser:
     """The network of a call as a Denoiser: for the same question the same one as long as the network lives, and with it its samplers."""
     net, x, form = call.net, call.x, call.form
-    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, doubles)
+    reuses = _reuses_output(net)
+    key = (habits, schedule, prediction, form.dtype, x.dtype, x.device, reuses)
     with _lock:
         kept = _denoisers.setdefault(net, {})
         if key not in kept:
@@ -133,11 +138,29 @@ def denoiser(call: Call, habits: Habits, schedule: Schedule, prediction: Predict
                 dtype=x.dtype,
                 output_dtype=form.dtype,
                 null={},
-                doubles=doubles,
+                doubles=_of_both if habits.doubled else False,
+                reuses_output=reuses,
             )
             if len(kept) > _MOST:
                 del kept[next(iter(kept))]
         return kept[key]
+
+
+def switches(net: Module) -> list[dict[str, object]]:
+    """The plain attributes of each of its modules."""
+    return [{name: v for name, v in vars(m).items() if isinstance(v, bool | int | float | str)} for m in net.modules()]
+
+
+def _reuses_output(net: Module) -> bool:
+    """Whether it is compiled to CUDA graphs of its own, as by mode="reduce-overhead"."""
+    compiled = getattr(net, "_compiled_call_impl", None) or net
+    config: Mapping[str, object] | None = getattr(compiled, "get_compiler_config", lambda: None)()
+    return config is not None and bool(config.get("triton.cudagraphs"))
+
+
+def _of_both(nothing: Mapping[str, object], arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """A doubled call is given what the pipeline gives it: nothing is divided or joined, whatever it means."""
+    return arguments
 
 
 def standing_in(
@@ -156,7 +179,8 @@ def standing_in(
         x = arguments.get(names[0])
         if not isinstance(x, Tensor):
             return net(*args, **kwargs)
-        key = (tuple(x.shape[1:]), x.dtype, kwargs.get("return_dict"))
+        autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
+        key = (tuple(x.shape[1:]), x.dtype, kwargs.get("return_dict"), autocast)
         with _lock:
             known = _forms.setdefault(net, {})
         if key not in known:

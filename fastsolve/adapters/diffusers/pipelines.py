@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch.nn import Module
+from typing_extensions import Self
 
 from fastsolve import solvers
 from fastsolve.adapters.diffusers.habits import UnlikeError
@@ -53,6 +54,17 @@ class Accelerated:
             raise AttributeError(name)
         return getattr(self.pipe, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("pipe", "_asked"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.pipe, name, value)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves the pipeline, as its own `to` does."""
+        self.pipe.to(*args, **kwargs)
+        return self
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the pipeline returns, for its own arguments."""
         pipe, names = self.pipe, inspect.signature(type(self.pipe).__call__)
@@ -71,7 +83,8 @@ class Accelerated:
             given["num_inference_steps"] = steps
         callback = given.get("callback_on_step_end")
         self._check(given, callback)
-        given["callback_on_step_end"] = None
+        if "callback_on_step_end" in given:
+            given["callback_on_step_end"] = None
         dry = copy.copy(pipe)
         loop = Loop(law, pipe.scheduler.config, self._asked, {name: v for name, v in given.items() if v is not None})
         loop.pipe, loop.callback = dry, callback
@@ -80,9 +93,13 @@ class Accelerated:
         vars(dry)["progress_bar"] = lambda iterable=None, total=None: _bar(pipe, loop, iterable, total)
         vars(dry).pop("_num_timesteps", None)
         try:
-            out = type(pipe).__call__(dry, **{name: v for name, v in given.items() if name in names.parameters})
+            out = type(pipe).__call__(dry, **given)
         except UnlikeError as error:
             raise self._refused(str(error)) from None
+        except AttributeError as error:
+            if error.obj is not loop:
+                raise
+            raise self._refused(f"it asks its scheduler for {error.name}") from None
         finally:
             loop.pipe = None
         if not loop.ran:
@@ -133,6 +150,17 @@ class Accelerated:
         if given.get("callback") is not None:
             raise ValueError(
                 "callback is diffusers' old argument: give callback_on_step_end=(pipe, step, timestep, {'latents': ...}) -> {}"
+            )
+        if given.get("eta"):
+            raise ValueError(
+                f"eta is the solver's, not the call's: leave eta={given['eta']} out, and give accelerate(..., options={{'eta': "
+                f"{given['eta']}}}) for a solver that has it"
+            )
+        own = [name for name in ("steps", "nfe", "grid") if self._asked[name] is not None]
+        levels = [name for name in ("timesteps", "sigmas") if given.get(name) is not None]
+        if own and levels:
+            raise ValueError(
+                f"{levels[0]} are given, and accelerate(..., {own[0]}=...) has levels of its own: leave one of them out"
             )
         wanted = list(
             getattr(callback, "tensor_inputs", given.get("callback_on_step_end_tensor_inputs") or ["latents"])

@@ -29,6 +29,7 @@ class Told:
         tick: Callable[[int], object],
     ) -> None:
         self._callback, self._pipe, self._times, self._dtype, self._tick = callback, pipe, times, dtype, tick
+        self._before = dict(vars(pipe))  # what the callback keeps there is its own
         self.latents: Tensor | None = None
 
     def __call__(self, step: Step) -> bool:
@@ -40,14 +41,16 @@ class Told:
         self._tick(1)
         if self._callback is None:
             return True
-        latents, before = state.to(self._dtype, copy=True), dict(vars(self._pipe))
+        latents = state.to(self._dtype, copy=True)
         made = self._callback(self._pipe, number, self._times[number], {"latents": latents})
-        if not torch.equal(latents, state.to(self._dtype)):
+        if not torch.allclose(latents, state.to(self._dtype), rtol=0.0, atol=0.0, equal_nan=True):
             raise ValueError(f"callback_on_step_end wrote into the latents: {_ELSE}")
         given = made if isinstance(made, Mapping) else {}
         changed = [name for name, value in given.items() if value is not latents]
         changed += [
-            name for name, value in before.items() if name != "_interrupt" and vars(self._pipe).get(name) is not value
+            name
+            for name, value in self._before.items()
+            if name != "_interrupt" and vars(self._pipe).get(name) is not value
         ]
         if changed:
             raise ValueError(f"callback_on_step_end changed {changed[0]}: {_ELSE}")
