@@ -135,9 +135,9 @@ def test_ddpm_is_the_policys_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_is_that_of_diffusers_but_for_its_rounding() -> None:
     theirs = scheduler_of("DDPMScheduler").alphas_cumprod.double()
-    ours = torch.tensor(policy.squared_cosine(100), dtype=torch.float64)
+    ours = torch.tensor(schedules.squared_cosine(100).alphas_cumprod, dtype=torch.float64)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0.0)
-    assert policy.wrap(UNet1D(), horizon=2, action_dim=3).schedule == schedules.VPTable(policy.squared_cosine(100))
+    assert policy.wrap(UNet1D(), horizon=2, action_dim=3).schedule == schedules.squared_cosine(100)
     bar = math.cos(0.5 * math.pi * (50 / 100 + 0.008) / 1.008) ** 2 / math.cos(0.5 * math.pi * 0.008 / 1.008) ** 2
     assert ours[49].item() == pytest.approx(bar, rel=1e-12)  # equation 17, where no beta is capped
 
@@ -164,7 +164,7 @@ def test_whole_steps_are_told_and_computed_with(solver: str) -> None:
     assert sampler().isfinite().all()
     assert [t.dtype for t in net.told] == [torch.int64] * sampler.plan.nfe
     assert [t[0].item() for t in net.told] == [call.t for call in sampler.plan.evals]
-    table = schedules.VPTable(policy.squared_cosine(100))
+    table = schedules.squared_cosine(100)
     assert all(call.alpha == table.node(call.t).alpha for call in sampler.plan.evals)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ from typing_extensions import Unpack
 
 from fastsolve.adapters.facts import Facts, Model, Net, stated
 from fastsolve.denoiser import Denoiser
-from fastsolve.schedules import Node, VPTable
+from fastsolve.schedules import Node, VPTable, squared_cosine
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
@@ -32,24 +31,6 @@ class Indexed(VPTable):
         return super().node(float(round(super().node(t).t)))
 
 
-def squared_cosine(train_steps: int = 100) -> tuple[float, ...]:
-    """alphas_cumprod of the cosine schedule with betas of at most 0.999 (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17).
-
-    Called squaredcos_cap_v2 in diffusers, whose table differs in its float32 rounding: by up to 1e-4 of the last entries.
-    """
-    if train_steps < 2:
-        raise ValueError(f"a table needs at least two steps, not {train_steps}")
-
-    def bar(i: int) -> float:
-        return math.cos(0.5 * math.pi * (i / train_steps + 0.008) / 1.008) ** 2
-
-    kept, product = [], 1.0
-    for i in range(train_steps):
-        product *= max(bar(i + 1) / bar(i), 0.001)
-        kept.append(product)
-    return tuple(kept)
-
-
 def wrap(
     net: Net,
     scheduler: Any = None,
@@ -64,7 +45,7 @@ def wrap(
     """A Denoiser of a policy's network, called as net(sample [B, horizon, action_dim], timestep [B], **model_kwargs).
 
     scheduler: the policy's noise scheduler of diffusers, read for its table (`alphas_cumprod`) and `config.prediction_type`. Without
-    one the table is `squared_cosine(train_steps)`, by default of 100, and prediction is "epsilon", the default, "sample" or
+    one the table is `schedules.squared_cosine(train_steps)`, by default of 100, and prediction is "epsilon", the default, "sample" or
     "v_prediction". whole_steps: the network embeds integers only: it is told int64 steps, and every level is one of the table's.
     `global_cond` and `local_cond` come as model_kwargs; clip_sample is `clip=1.0` of a Sampler, and what is known of the trajectory
     `overwrite=(mask, value)` of a call. facts: further fields of the Denoiser; nfe is the policy's num_inference_steps.
@@ -86,7 +67,7 @@ def wrap(
     if prediction not in _PREDICTIONS:
         raise ValueError(f"prediction must be {', '.join(map(repr, _PREDICTIONS))}, not {prediction!r}")
     size = 100 if train_steps is None else train_steps
-    table = squared_cosine(size) if scheduler is None else tuple(scheduler.alphas_cumprod.tolist())
+    table = tuple(squared_cosine(size).alphas_cumprod if scheduler is None else scheduler.alphas_cumprod.tolist())
     if (nfe := facts.get("nfe")) is not None and nfe > len(table):
         raise ValueError(
             f"{nfe} inference steps are more than the {len(table)} of training: give nfe of at most {len(table)}"

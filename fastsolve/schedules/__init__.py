@@ -22,6 +22,7 @@ from fastsolve.schedules.law import Node as Node, Schedule as Schedule
 from fastsolve.schedules.table import (
     VPTable as VPTable,
     scaled_linear as scaled_linear,
+    squared_cosine as squared_cosine,
     zero_terminal_snr as zero_terminal_snr,
 )
 

@@ -15,7 +15,7 @@ from fastsolve.adapters.diffusers.law import Backwards, EDMVelocity, Law as Law
 from fastsolve.adapters.diffusers.spacings import RESPACED, Distilled, only_one, spacing
 from fastsolve.grids import Grid, Spacing, Uniform
 from fastsolve.predictions import Prediction
-from fastsolve.schedules import EDM, Flow, VPTable, zero_terminal_snr
+from fastsolve.schedules import EDM, Flow, VPTable, squared_cosine, zero_terminal_snr
 
 Config = Mapping[str, Any]
 
@@ -236,12 +236,11 @@ def _table(config: Config) -> tuple[float, ...]:
     elif kind == "scaled_linear":
         betas = np.linspace(math.sqrt(first), math.sqrt(last), size) ** 2
     elif kind == "squaredcos_cap_v2":
-        bar = np.cos((np.arange(size + 1) / size + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+        betas = None
     elif kind == "sigmoid":
         betas = first + (last - first) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, size)))
     else:
         known = "'linear', 'scaled_linear', 'squaredcos_cap_v2' or 'sigmoid'"
         raise ValueError(f"beta_schedule must be {known}, not {kind!r}; for other betas give them as trained_betas")
-    table = tuple(np.cumprod(1.0 - betas).tolist())
+    table = tuple(squared_cosine(size).alphas_cumprod if betas is None else np.cumprod(1.0 - betas).tolist())
     return zero_terminal_snr(table) if config.get("rescale_betas_zero_snr") else table
