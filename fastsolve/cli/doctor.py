@@ -28,6 +28,7 @@ EXTRAS = {
     "scikit-learn": "demo",
     "diffusers": "diffusers",
     "transformers": "diffusers",
+    "accelerate": "diffusers",
 }
 Report = dict[str, Any]
 
