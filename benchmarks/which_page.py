@@ -154,7 +154,7 @@ not edit. All solvers with their default options, by the number of model calls, 
   to 96 dimensions), and on the packaged digits network against its own ODE ({digits} paths). The exact path is that of `dpmpp_3s`
   in 400 steps: halving them moves it by {doubt} at most, relatively.
 - How far are the samples from the **law of the data**? Sliced 2-Wasserstein distance of {law} samples, in units of
-  that of as many exact draws: 1 is as good as the data. All solvers, on four of the mixtures.
+  that of as many exact draws: 1 is as good as the data. All solvers, on four of the mixtures, one seed.
 
 A figure is the geometric mean of the cases. The grid is one of the best of [Which grid](grids.md) for its schedule, and matters as
 much: `edm` takes `karras` unless you say `grid="rbe"`, whose errors are a third of it there.
