@@ -70,7 +70,7 @@ USUAL = {"edm": "karras", "vp": "rbe", "flow": "uniform"}  # the default of each
 class Size:
     """How much is measured. groups: seeds, of `many` samples of a mixture, `images` digits or `paths` each."""
 
-    exact: tuple[int, ...] = (4, 5, 6, 8, 10, 12, 16, 20, 30, 50, 75, 100)
+    exact: tuple[int, ...] = (4, 5, 6, 8, 10, 12, 16, 20, 36, 60, 100)
     budgets: tuple[int, ...] = (5, 8, 12, 20, 36, 60, 100)
     images_at: tuple[int, ...] = (5, 8, 12, 20, 36)
     groups: int = 16
