@@ -19,7 +19,8 @@ import torch
 
 import fastsolve
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
 Provider = tuple[str, Callable[[], object]]
 
 

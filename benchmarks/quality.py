@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +33,7 @@ from benchmarks.quality_cases import DATA, FULL, QUESTIONS, QUICK, Case, Size, c
 from benchmarks.quality_report import report
 
 Row = dict[str, Any]
+FIELDS = tuple(field.name for field in fields(Case))
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -43,7 +44,25 @@ def rows_of(path: Path) -> list[Row]:
     kept = whole[: whole.rfind(b"\n") + 1]
     if kept != whole:
         path.write_bytes(kept)
-    return [json.loads(line) for line in kept.splitlines()]
+    return [keyed(json.loads(line)) for line in kept.splitlines()]
+
+
+def keyed(row: Row) -> Row:
+    """With the key of its case, which files leave out."""
+    return {"key": Case(**{name: row[name] for name in FIELDS}).key, **row}
+
+
+def spelled(row: Row) -> str:
+    """A line of a file: six digits, of which errors are two or three."""
+    figures = (
+        {name: [float(f"{v:.6g}") for v in values] for name, values in row["figures"].items()}
+        if "figures" in row
+        else None
+    )
+    kept = {name: value for name, value in row.items() if name != "key"} | (
+        {} if figures is None else {"figures": figures}
+    )
+    return json.dumps(kept, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def row_of(case: Case, size: Size) -> Row:
@@ -78,7 +97,7 @@ def run(wanted: Sequence[Case], size: Size, path: Path, jobs: int) -> None:
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc=path.stem, mininterval=1)
     with path.open("a") as file, bar:
         for row in measured(left, size, jobs):
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(spelled(row))
             file.flush()
             bar.update()
 

@@ -24,6 +24,7 @@ from fastsolve.logprob import Transitions as Transitions
 from fastsolve.plan import Plan as Plan, PlanError as PlanError
 from fastsolve.planner import make_plan as make_plan
 from fastsolve.presets import restart_presets as restart_presets
+from fastsolve.recommended import Recommendation as Recommendation, recommend as recommend
 from fastsolve.sampler import Sampler as Sampler
 from fastsolve.solvers import Solver as Solver, solver as solver
 from fastsolve.stepper import Stepper as Stepper

@@ -25,7 +25,7 @@ def sample(
     model: Denoiser | Callable[..., Tensor],
     shape: Sequence[int] | None = None,
     *,
-    solver: str = "seeds3",
+    solver: str | None = None,
     steps: int | Sequence[int] | None = None,
     nfe: int | Sequence[int] | None = None,
     grid: str | Grid | Sequence[float] | Sequence[Grid | Sequence[float]] | None = None,
@@ -124,9 +124,10 @@ def _kept(
 ) -> Sampler:
     """The sampler that was made for the same question before, or a new one, which shares the runs of others of its model."""
     asked = dict(make.keywords, shape=shape)
-    if not isinstance(asked["solver"], str):
+    if isinstance(asked["solver"], str):
+        asked["solver"] = solvers.get(asked["solver"])  # a name may be given to another text
+    elif asked["solver"] is not None:
         return make(shape=shape)  # which says what is wrong with it
-    asked["solver"] = solvers.get(asked["solver"])  # a name may be given to another text
     for name in ("shape", "grid", "options", "guidance", "clip"):
         if asked[name] is not None:
             asked[name] = planner.frozen(asked[name])

@@ -34,7 +34,7 @@ class Compiled:
         model: Denoiser | Callable[..., Tensor],
         shape: Sequence[int] | None = None,
         *,
-        solver: str = "seeds3",
+        solver: str | None = None,
         steps: int | None = None,
         nfe: int | None = None,
         grid: str | Grid | Sequence[float] | Sequence[Grid | Sequence[float]] | None = None,

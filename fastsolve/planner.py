@@ -10,7 +10,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fastsolve import advice, grids, predictions, schedules, solvers
+from fastsolve import advice, defaults, grids, predictions, schedules, solvers
 from fastsolve.controls import NO_CONTROLS, Controls, Guidance
 from fastsolve.draft import Draft
 from fastsolve.forms import Form, FormError
@@ -29,7 +29,7 @@ _AT_LEAST_0 = {"eta", "s_noise", "s_churn", "s_tmin", "s_tmax"}
 
 
 def make_plan(
-    solver: str = "seeds3",
+    solver: str | None = None,
     *,
     schedule: str | Schedule,
     grid: str | Grid | Sequence[float] | None = None,
@@ -48,11 +48,13 @@ def make_plan(
 ) -> Plan:
     """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
 
-    solver: a name of `list_solvers()`. schedule, prediction, grid: names or objects; a grid may also be decreasing clock values,
-    the last included, and None is the schedule's usual one. One of steps (intervals of the grid) and nfe (a budget of model calls,
-    of which the solver uses as many as whole steps allow), neither with explicit values. guidance: scale of classifier-free guidance, or
-    a `Guidance`. clip: bounds of data predictions, c for (-c, c). hooked: a function of the caller's is applied to data predictions.
-    both: a guided call asks both branches even where one would do, so that the samples of a batch may differ.
+    solver: a name of `list_solvers()`; None is what `recommend` says for the budget, with its options, and its grid where none is
+    given (steps count as so many calls; an inverse takes the most exact solver without noise). schedule, prediction, grid: names or
+    objects; a grid may also be decreasing clock values, the last included, and None is the schedule's usual one. One of steps
+    (intervals of the grid) and nfe (a budget of model calls, of which the solver uses as many as whole steps allow), neither with
+    explicit values. guidance: scale of classifier-free guidance, or a `Guidance`. clip: bounds of data predictions, c for (-c, c).
+    hooked: a function of the caller's is applied to data predictions. both: a guided call asks both branches even where one would do,
+    so that the samples of a batch may differ.
     options: the solver's keyword arguments; each solver also takes `denoise_final` (bool): one more call, at a last level above 0.
 
     start, stop: the part from level `start` to level `stop` of the grid, 0 <= start < stop <= steps; strength: its last
@@ -65,9 +67,12 @@ def make_plan(
     not exist; TypeError for arguments of another type. Warns once
     per solver, grid and schedule of a grid, asked for by name, that is known to be far off for the solver in so many steps.
     """
+    law = schedules.get(schedule)
+    named = grid
+    if solver is None:
+        solver, grid, options = defaults.advised(law, grid, steps, nfe, options, inverse)
     if not isinstance(solver, str):
         raise TypeError(f"solver must be a name of list_solvers(), not {solver!r}")
-    law = schedules.get(schedule)
     meaning = predictions.get(prediction, getattr(law, "sigma_data", None))
     layout = grids.get(grid, law).for_order(solvers.get(solver).order)
     if guidance is not None and not isinstance(guidance, Guidance):
@@ -85,7 +90,7 @@ def make_plan(
         check_inverse(_written(asked._replace(options=loud(asked.options)), count), dict(asked.options))
         asked = asked._replace(walk=dataclasses.replace(asked.walk, inverse=True))
     plan = _written(asked, count)
-    if isinstance(grid, str):
+    if isinstance(grid, str) and named is not None:
         advice.warn_of(solver, law, grid, layout, count, asked.walk)
     return plan
 

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Sequence
 
 import fastsolve
-from fastsolve.cli import bench, citation, demo, doctor, plan, solvers
+from fastsolve.cli import bench, citation, demo, doctor, plan, recommendation, solvers
 from fastsolve.cli.text import FailedError
 
 _EXAMPLES = """\
 examples:
   fastsolve doctor                              what is installed, and what would run
   fastsolve solvers --calls 1 --stochastic      the catalogue, or a part of it
+  fastsolve recommend 8                         which solver to take
   fastsolve plan dpmpp_2m --nfe 8               the equations of a sampler
   fastsolve cite seeds3 --bibtex                what to cite
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"fastsolve {fastsolve.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (solvers, plan, demo, bench, doctor, citation):
+    for module in (solvers, recommendation, plan, demo, bench, doctor, citation):
         module.add(commands)
     return top
 
