@@ -22,12 +22,14 @@ class Mixture(Problem):
 
     def denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         means, weights, var = (v.to(x.device) for v in (self.means, self.weights, self.stds**2))
-        alpha, sigma = alpha.flatten(1), sigma.flatten(1)
+        flat, alpha, sigma = x.flatten(1), alpha.flatten(1), sigma.flatten(1)
         spread = alpha**2 * var + sigma**2  # [B, K], variance of x within a component
-        off = x.flatten(1)[:, None] - alpha[..., None] * means
-        log_r = weights.log() - off.square().sum(-1) / (2 * spread) - 0.5 * means.shape[1] * spread.log()
-        inside = means + (alpha * var / spread)[..., None] * off
-        return (log_r.softmax(1)[..., None] * inside).sum(1).view_as(x)
+        # |x - alpha m|^2 and the sum over components as products of matrices: no tensor is larger than [B, K] or x.
+        off = flat.square().sum(1, keepdim=True) - 2.0 * alpha * (flat @ means.T) + alpha**2 * means.square().sum(1)
+        log_r = weights.log() - off / (2 * spread) - 0.5 * means.shape[1] * spread.log()
+        share, gain = log_r.softmax(1), alpha * var / spread
+        inside = (share * (1.0 - alpha * gain)) @ means + (share * gain).sum(1, keepdim=True) * flat
+        return inside.view_as(x)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
