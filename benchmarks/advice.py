@@ -116,8 +116,8 @@ class Results:
 
 @functools.cache
 def plan_facts(schedule: str, way: str, grid: str) -> tuple[bool, int]:
-    """Whether a plan of 36 calls draws noise, and its variables."""
-    plan = plan_of(Case("", "", schedule, way, grid, 36))
+    """Whether a plan of 100 calls draws noise, and its variables."""
+    plan = plan_of(Case("", "", schedule, way, grid, 100))
     return plan.draws > 0, max(1, len(plan.start))
 
 
