@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def exact_ends(denoise: Denoise, noise: Tensor, steps: int = 300) -> Tensor:
     def slope(log_s: Tensor, y: Tensor) -> Tensor:
         return y - denoise(y, log_s.exp())
 
-    for a, b in zip(grid[:-1], grid[1:], strict=True):
+    for a, b in pairwise(grid):
         h = b - a
         k1 = slope(a, y)
         k2 = slope(a + h / 2, y + h / 2 * k1)
