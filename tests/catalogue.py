@@ -60,6 +60,7 @@ NO_LIMIT = {"lcm"}  # renoises in every step: with an ordinary denoiser it conve
 # Their path without noise is not that of the reverse SDE; their marginals are right to the order that they declare.
 RENOISING = {"ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "sa_solver"}
 IN_THE_CLOCK = {"deis", "deis_tab"}  # interpolate in t, so two clocks of one path differ
+OWN_ENDS = {"fastsolve"}  # its first call is below the start, and its last step extrapolates
 ONE_CALL_MORE = {"pndm"}  # its first step takes two calls
 # Runge and Kutta's steps in sigma / alpha explode from almost infinity, where the first step from infinity itself is Euler's;
 # exp_heun_2_x0 and flow_sde have another limit there.

@@ -29,6 +29,7 @@ from catalogue import (
     NO_LIMIT,
     NO_START_BELOW,
     ONE_CALL_MORE,
+    OWN_ENDS,
     PREDICTIONS,
     RENOISING,
     SOLVERS,
@@ -233,7 +234,7 @@ def test_one_launch_for_each_call_of_the_model(case: Case, prediction: str | pre
         )
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in OWN_ENDS])
 def test_a_grid_to_zero_ends_with_the_denoised_prediction(name: str) -> None:
     plan = fastsolve.make_plan(name, schedule="vp", steps=5)
     (last,) = plan.ops[-1].rows
@@ -665,7 +666,7 @@ def test_guidance_combines_the_two_outputs(guidance: float) -> None:
 def test_a_start_at_alpha_0_is_right(name: str, schedule: str) -> None:
     law = FROM_ALPHA_0[schedule]
     plan = fastsolve.make_plan(name, schedule=law, steps=200, grid="uniform")
-    assert plan.evals[0].alpha == 0.0
+    assert plan.evals[0].alpha == 0.0 or name in OWN_ENDS
     mean, variance = moments(plan)
     bound = 0.08 if solvers.get(name).order == 1 else 0.02
     assert mean == pytest.approx(MEAN, rel=bound)
@@ -684,7 +685,7 @@ def test_a_start_at_alpha_0_is_the_limit_of_starts_below(name: str, schedule: st
 
 @pytest.mark.filterwarnings("ignore:grid 'uniform'")
 @pytest.mark.parametrize("schedule", FROM_ALPHA_0)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in OWN_ENDS])
 def test_at_alpha_0_a_network_must_say_something_about_the_data(name: str, schedule: str) -> None:
     law = FROM_ALPHA_0[schedule]
     for prediction in ("eps", "score"):

@@ -18,6 +18,7 @@ from fastsolve.grids.clock import (
     Stretched as Stretched,
     Uniform as Uniform,
 )
+from fastsolve.grids.few import Few as Few
 from fastsolve.grids.jumps import GITSPilot as GITSPilot
 from fastsolve.grids.ots import OTS as OTS
 from fastsolve.grids.pilot import RBEPilot as RBEPilot
@@ -56,6 +57,7 @@ _NAMED: dict[str, Grid] = {
     "rbe": RBE(),
     "rbe_atan": RBEAtan(),
     "tpoly": TPoly(),
+    "few": Few(),
     "iddpm": IDDPM(),
     "ots": OTS(),
     **{f"ays_{model}": ays(model) for model in ("sd15", "sdxl", "deepfloyd", "svd")},
