@@ -62,6 +62,7 @@ GRIDS = {
     "vp": ("rbe", "karras", "uniform_logsnr", "uniform", "quadratic", "ots"),
     "flow": ("uniform", "rbe", "tpoly"),
 }
+OWN_GRID = {"fastsolve": "few"}  # beside those of the schedule, the one that it was made with
 PROBES = (36, 100)  # many enough that no order is still warming up, and no churn at its cap in both
 USUAL = {"edm": "karras", "vp": "rbe", "flow": "uniform"}  # the default of each schedule
 
@@ -146,7 +147,9 @@ def cases(question: str, size: Size) -> Iterator[Case]:
         layouts = (
             (USUAL[law],) if size.only_usual else GRIDS[law][: KEPT.get((question, problem), KEPT.get((question, "")))]
         )
-        yield from (Case(question, problem, law, way, grid, nfe) for way, grid in itertools.product(ways, layouts))
+        for way in ways:
+            own = [grid for grid in (OWN_GRID.get(way),) if grid and grid not in layouts]
+            yield from (Case(question, problem, law, way, grid, nfe) for grid in (*layouts, *own))
 
 
 def _walks_the_flow(way: Way) -> bool:
