@@ -28,7 +28,8 @@ def plane_network(schedule: str) -> Callable[[Tensor, Tensor], Tensor]:
         node = law.node(float(t[0]))
         spread = node.alpha**2 * var + node.sigma**2
         off = x.numpy()[:, None] - node.alpha * means
-        share = weights / spread * np.exp(-(off * off).sum(2) / (2.0 * spread))
+        log = -(off * off).sum(2) / (2.0 * spread)
+        share = weights / spread * np.exp(log - log.max(1, keepdims=True))
         share /= share.sum(1, keepdims=True)
         inside = means + (node.alpha * var / spread)[:, None] * off
         return torch.from_numpy((share[..., None] * inside).sum(1))

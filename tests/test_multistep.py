@@ -55,7 +55,7 @@ def walk(solver: str, schedule: str = "ve", grid: Sequence[float] | None = None,
         return torch.randn(START.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
 
     return fastsolve.sample(
-        plane_mixture().model(schedule),
+        plane_network(schedule),
         solver=solver,
         schedule=schedule,
         prediction="x0",
