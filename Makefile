@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# pip would compile 15 000 files to byte code one after the other; some are templates or of another Python, and never imported.
+INSTALL = $(BIN)/python -m pip install --no-compile -c constraints.txt
+COMPILE = -$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib
 BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
 # The build's own environment obeys the constraints too: pip before 25.3 reads the first name, later ones the second.
@@ -37,9 +40,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.done: $(BUILT_FROM) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e ".[demo]"
+	$(INSTALL) -e ".[demo]"
+	$(COMPILE)
 	touch $@
 
 $(VENV)/dev.done: $(BUILT_FROM) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
+	$(COMPILE)
 	touch $@ $(VENV)/demo.done  # dev holds all that demo needs

@@ -46,8 +46,8 @@ NOTES = {
 HEAD = f"""# Measured orders
 
 Written by `python -m benchmarks.orders` from the functions that `tests/test_catalogue.py` checks the declared orders with
-(`tests/orders.py`, `tests/strong.py`); do not edit. Each figure is minus the slope of log error over log steps at {STEPS[0]}, {STEPS[1]}
-and {STEPS[2]} steps, in float64, on a grid uniform in log-SNR from sigma / alpha = 3 to 0.15, where data and noise interact; start-up steps
+(`tests/orders.py`, `tests/strong.py`); do not edit. Each figure is minus the slope of log error over log steps at {STEPS[0]} and
+{STEPS[1]} steps, in float64, on a grid uniform in log-SNR from sigma / alpha = 3 to 0.15, where data and noise interact; start-up steps
 included. Nothing is sampled.
 
 - **order**: declared, of the path without noise and of the mean. **path**: measured on a mixture of three Gaussians in the plane, every

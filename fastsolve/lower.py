@@ -152,10 +152,11 @@ class _Placing:
     ) -> None:
         self._plan, self._shape, self._looks, self._open = plan, shape, looks, open
         self._memory, self._table = Memory(), list[float]()
-        self._caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
-        self._caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
-        self._caller += ["mask", "known"] if blend else []
-        for name in self._caller:
+        caller = [f"start{i}" for i in range(len(plan.start) if given else 0)]
+        caller += [f"z{i}" for i in range(plan.draws if noise else 0)]
+        caller += ["mask", "known"] if blend else []
+        self._caller = frozenset(caller)  # asked at every launch for every tensor held
+        for name in caller:
             self._memory.take(name, {"z": "noise", "s": "start"}.get(name[0], name))
 
     def program(self, groups: list[Group]) -> Program:

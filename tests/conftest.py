@@ -30,8 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shimmed(tmp_path_factory: pytest.TempPathFactory) -> shim.Shimmed:
-    """The CUDA kernels on a CPU."""
-    return shim.build(tmp_path_factory.mktemp("shim"))
+    """The CUDA kernels on a CPU, compiled once for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return shim.build((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shim")
 
 
 @pytest.fixture(autouse=True, scope="session")

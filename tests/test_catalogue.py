@@ -387,8 +387,8 @@ def test_official_seeds_have_the_published_errors() -> None:
     assert (correlation(right), correlation(wrong)) == pytest.approx((0.762, 0.248), abs=1e-3)
 
     case = Case("seeds3", {"compat": "official"})
-    errors = [float((without_noise(case, n, 1.0) - exact(1.0)).norm()) for n in (32, 64, 128)]
-    assert slope((32, 64, 128), errors) == pytest.approx(1.0, abs=0.25)
+    errors = [float((without_noise(case, n, 1.0) - exact(1.0)).norm()) for n in (32, 128)]
+    assert slope((32, 128), errors) == pytest.approx(1.0, abs=0.25)
 
 
 @pytest.mark.parametrize(("r1", "r2"), [(1 / 3, 2 / 3), (0.2, 0.7)])

@@ -19,7 +19,7 @@ from problems import Gaussian, Mixture, golden_mixture, plane_mixture
 
 PLANE = plane_mixture()
 X = PLANE.draw(8, 1)
-STEPS = (32, 64, 128)
+STEPS = (32, 128)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,7 +13,7 @@ import fastsolve
 from fastsolve import Denoiser, predictions, schedules
 from fastsolve.models import real_digits
 from fastsolve.problems import Bias, Flaw, Gaussian, Kernel, Mixture, Problem, Ripple, digits_kernel, flawed
-from problems import golden_mixture, plane_mixture
+from problems import golden_mixture, plane_mixture, plane_network
 
 POINTS = torch.tensor([[-1.0, 0.3], [0.4, 0.9], [0.5, -0.8]], dtype=torch.float64)
 LAWS: dict[str, Problem] = {
@@ -52,6 +52,15 @@ def test_the_denoiser_is_the_best_guess_of_what_is_drawn(name: str, s: float) ->
         assert ((mean - answer).abs() < 4.0 * error + 1e-9).all()
     losses = [float((clean - c * guess - shift).square().mean()) for c, shift in ((1, 0), (1.05, 0), (1, 0.05 * s))]
     assert losses[0] == min(losses)
+
+
+@pytest.mark.parametrize("schedule", ["ve", "vp", "flow"])
+def test_the_plane_in_numpy_is_the_plane(schedule: str) -> None:
+    x = 2.0 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for s in (0.15, 0.6, 3.0):
+        t = torch.full((50,), schedules.get(schedule).at_lam(-math.log(s)).t, dtype=torch.float64)
+        expected = plane_mixture().model(schedule)(x, t)
+        torch.testing.assert_close(plane_network(schedule)(x, t), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_a_kernel_is_a_mixture_of_its_points() -> None:

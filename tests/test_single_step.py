@@ -16,7 +16,7 @@ import fastsolve
 from bits import assert_bits_equal
 from fastsolve import Plan, grids, schedules
 from fastsolve.ops import Eval
-from problems import Gaussian, plane_mixture
+from problems import Gaussian, plane_mixture, plane_network
 
 HIGH, LOW = 3.0, 0.15  # sigma / alpha: where data and noise interact
 MIDDLE = grids.UniformLogSNR(sigma_min=LOW, sigma_max=HIGH, final_zero=False)
@@ -43,7 +43,7 @@ def run(solver: str, options: Options, schedule: str = "ve", steps: int = 8, noi
     ends = [law.at_lam(-math.log(level)) for level in (HIGH, LOW)]
     draws = iter(normals(4 * steps))
     x = fastsolve.sample(
-        plane_mixture().model(schedule),
+        plane_network(schedule),
         solver=solver,
         schedule=schedule,
         prediction="x0",
@@ -165,7 +165,7 @@ def exact() -> Tensor:
 @pytest.mark.parametrize(("name", "options"), ODE, ids=str)
 def test_order_on_a_nonlinear_problem(name: str, options: Options) -> None:
     base = options.get("base", name)
-    steps, declared = (32, 64, 128), fastsolve.solvers.get(str(base)).order
+    steps, declared = (32, 128), fastsolve.solvers.get(str(base)).order
     errors = [float((run(name, options, steps=n) - exact()).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(declared, abs=0.25), errors
 
@@ -174,8 +174,8 @@ def test_order_on_a_nonlinear_problem(name: str, options: Options) -> None:
 @pytest.mark.parametrize("name", ["dpm_solver_3", "dpmpp_3s"])
 def test_third_order_needs_its_second_node_at_two_thirds(name: str, variant: str) -> None:
     options = {"r1": 0.4, "r2": 0.9, "variant": variant}
-    errors = [float((run(name, options, steps=n) - exact()).norm()) for n in (32, 64, 128)]
-    assert slope((32, 64, 128), errors) == pytest.approx(2, abs=0.25)
+    errors = [float((run(name, options, steps=n) - exact()).norm()) for n in (32, 128)]
+    assert slope((32, 128), errors) == pytest.approx(2, abs=0.25)
 
 
 def variance(plan: Plan) -> float:
@@ -216,7 +216,7 @@ WEAK = [
 
 @pytest.mark.parametrize(("name", "options", "order"), WEAK, ids=str)
 def test_weak_order_of_the_variance(name: str, options: Options, order: int) -> None:
-    schedule, steps = "vp" if name == "ddpm" else "flow" if name == "flow_sde" else "ve", (64, 128, 256)
+    schedule, steps = "vp" if name == "ddpm" else "flow" if name == "flow_sde" else "ve", (64, 256)
     last = schedules.get(schedule).at_lam(-math.log(LOW))
     right = (last.alpha * STD) ** 2 + last.sigma**2
     plans = [fastsolve.make_plan(name, schedule=schedule, grid=MIDDLE, steps=n, options=options) for n in steps]

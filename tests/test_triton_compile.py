@@ -82,8 +82,16 @@ CASES = [
 ]
 RUNS = [(case, target) for case in CASES for target in case.targets]
 NVIDIA = [(case, target) for case, target in RUNS if target.startswith("sm_")]
-# Guidance by sums over a sample (norms.py): the kernel, type of the raw outputs, size of a sample.
-SAMPLES = list(itertools.product(("rescale", "project", "momentum"), (F, B), (1001, 2**18), TARGETS))
+# Guidance by sums over a sample (norms.py): the kernel, type of the raw outputs, size of a sample. Each for AMD, and for one of the
+# three NVIDIA GPUs in turn, which meets every kernel, every type and every size.
+KERNELS = list(
+    itertools.product(enumerate(("rescale", "project", "momentum")), enumerate((F, B)), enumerate((1001, 2**18)))
+)
+SAMPLES = [
+    (kind, raw, size, target)
+    for (i, kind), (j, raw), (k, size) in KERNELS
+    for target in ("gfx942", ("sm_80", "sm_90", "sm_100")[(i + 2 * j + k) % 3])
+]
 
 
 def ids(runs: list[tuple[Case, str]]) -> list[str]:
@@ -184,11 +192,9 @@ if __name__ == "__main__":
     def machine_code(cubin: bytes) -> tuple[dict[str, int], list[tuple[int, str]]]:
         """Resources, and the instructions with their addresses."""
         (folder / "cubin").write_bytes(cubin)
-        used, text = (
-            subprocess.run([CUOBJDUMP, option, folder / "cubin"], capture_output=True, text=True, check=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
-        resources = {k.lower(): int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", used)}
+        command = [CUOBJDUMP, "-res-usage", "-sass", folder / "cubin"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        resources = {k.lower(): int(n) for k, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
         return resources, [(int(at, 16), line) for at, line in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?)\s*;", text)]
 
     def paths(code: list[tuple[int, str]], start: int = 0) -> Iterator[list[str]]:
