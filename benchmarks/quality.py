@@ -152,12 +152,16 @@ def main() -> None:
         report(question, rows_of(folder / f"{question}.jsonl"), folder)
 
 
+def _groups(facts: Row) -> list[Any]:
+    """What rows must agree in: solvers and budgets may be added."""
+    return [facts["size"].get(name) for name in ("groups", "many", "images", "paths")]
+
+
 def begin(folder: Path, facts: Row) -> None:
     """Says where the figures of a folder come from. Raises ValueError where rows of another size are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "about.json"
-    size = json.loads(json.dumps(facts["size"]))
-    if path.exists() and any(folder.glob("*.jsonl")) and json.loads(path.read_text())["size"] != size:
+    if path.exists() and any(folder.glob("*.jsonl")) and _groups(json.loads(path.read_text())) != _groups(facts):
         raise ValueError(
             f"{folder} has rows of another size: remove them, or finish them with the code that began them"
         )

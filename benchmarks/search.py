@@ -43,14 +43,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fastsolve
-from benchmarks import metrics, search_model, which
+from benchmarks import metrics, search_model
 from benchmarks.grids import MIXTURES, mixture
 from benchmarks.measure import RESULTS, commit, processor
 from benchmarks.quality_cases import AXES, GRIDS, WAYS, Way, layout, twins
 from benchmarks.search_model import Numbers
 from benchmarks.search_plan import few_plan, table_plan
 from benchmarks.search_report import CANDIDATES, fixed_pair, read, report
-from fastsolve import Denoiser, Plan, schedules
+from fastsolve import Denoiser, Plan, grids, schedules
 from fastsolve.ops import Eval
 from fastsolve.problems import Mixture, digits_kernel, golden_mixture
 from fastsolve.schedules import Schedule
@@ -204,6 +204,13 @@ class Exactly:
         return [math.log(metrics.gaussian_w2(*metrics.moments(plan, self.denoiser), AXES))]
 
 
+def fine_levels(law: Schedule, steps: int) -> tuple[float, ...]:
+    """Of the reference: from where the schedule starts to where no level of data is near."""
+    top = law.node(law.t_max)
+    inner = grids.UniformLogSNR(sigma_max=1e4 if top.alpha == 0.0 else None).levels(law, steps)
+    return (law.t_max, *inner) if top.alpha == 0.0 else tuple(inner)
+
+
 def panel(problem: str, law_name: str) -> Paths | Exactly:
     law, kwargs = schedules.get(law_name), {}
     if problem == "gaussian":
@@ -222,7 +229,7 @@ def panel(problem: str, law_name: str) -> Paths | Exactly:
 def paths_of(law: Mixture, schedule: str) -> Paths:
     """Paths of a mixture."""
     flat, on = Mixture(law.means.numpy(), law.weights.numpy(), law.stds.numpy()), schedules.get(schedule)
-    return _paths(Denoiser(which.Exact(flat, on), on, "x0", shape=flat.shape, dtype=torch.float64))
+    return _paths(flat.denoiser(on))
 
 
 def _paths(denoiser: Denoiser, **kwargs: object) -> Paths:
@@ -232,7 +239,7 @@ def _paths(denoiser: Denoiser, **kwargs: object) -> Paths:
     generator = torch.Generator().manual_seed(777)
     noise = torch.randn(GROUPS * PATHS, *denoiser.shape, generator=generator, dtype=torch.float64)
     start = law.start_std(law.node(law.t_max)) * noise
-    fine = fastsolve.make_plan("dpmpp_3s", schedule=law, grid=which.fine(law, 200), prediction=denoiser.prediction)
+    fine = fastsolve.make_plan("dpmpp_3s", schedule=law, grid=fine_levels(law, 200), prediction=denoiser.prediction)
     return Paths(denoiser, start, ends(fine, denoiser, start, **kwargs), **kwargs)
 
 

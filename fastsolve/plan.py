@@ -97,9 +97,8 @@ class Plan:
         """The calls, by number, with which the solver's steps begin: the last one at a level (or with churn before it) until it is left."""
         way = 1.0 if not self.levels or self.levels[0][0] >= self.levels[-1][0] else -1.0  # an inverse walks up
         starts, clock = [way * t for t, *_ in self.levels[:-1]], [way * call.t for call in self.evals]
-        clock[:1] = (
-            [max(starts[0], clock[0])] if starts else clock[:1]
-        )  # a first call below the start is still the first step's
+        if starts and clock:
+            clock[0] = max(starts[0], clock[0])  # a first call below the start is still the first step's
         after = [*clock[1:], -math.inf]
         return tuple(
             i for i, (t, below) in enumerate(zip(clock, after, strict=True)) if any(below < s <= t for s in starts)
