@@ -62,9 +62,9 @@ class Score:
 
     parts: tuple[np.ndarray, ...]
 
-    @property
+    @functools.cached_property
     def value(self) -> float:
-        return float(np.mean([part[0] for part in self.parts]))
+        return sum(float(part[0]) for part in self.parts) / len(self.parts)
 
     def above(self, other: Score) -> tuple[float, float]:
         """This one minus the other, and the standard error: seeds are left out of one panel at a time."""
@@ -77,41 +77,33 @@ class Results:
     """Rows of the run, and what they say of candidates."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = {row["key"]: row for row in rows if row["way"] != DATA}
-
-    def panels(self, asked: str, schedule: str, nfe: int) -> tuple[tuple[str, str, str], ...]:
-        """Those that were measured with so many calls."""
-        every = PATH if asked == "path" else LAW[schedule]
-        here = {
-            (row["question"], row["problem"])
-            for row in self.rows.values()
-            if (row["schedule"], row["nfe"]) == (schedule, nfe)
-        }
-        return tuple(panel for panel in every if panel[:2] in here)
+        self.rows = [row for row in rows if row["way"] != DATA]
+        self._figures: dict[tuple[str, str, str, int], dict[Candidate, Mapping[str, Sequence[float]]]] = {}
+        for row in self.rows:
+            place = (row["question"], row["problem"], row["schedule"], row["nfe"])
+            self._figures.setdefault(place, {})[row["way"], row["grid"]] = row.get("figures", {})
+        self._scores: dict[tuple[str, str, int], dict[Candidate, Score]] = {}
 
     def budgets(self, asked: str, schedule: str) -> list[int]:
         """Of calls: the law's are those of the mixture, with as many panels as have them."""
         question = "path" if asked == "path" else "law"
-        return sorted(
-            {row["nfe"] for row in self.rows.values() if (row["question"], row["schedule"]) == (question, schedule)}
-        )
+        return sorted({nfe for named, _, law, nfe in self._figures if (named, law) == (question, schedule)})
 
     def scores(self, asked: str, schedule: str, nfe: int) -> dict[Candidate, Score]:
-        """Of all candidates that have every figure."""
-        panels = self.panels(asked, schedule, nfe)
-        found: dict[Candidate, list[np.ndarray]] = {}
-        first = {(row["way"], row["grid"]) for row in self.rows.values() if row["schedule"] == schedule}
-        for way, grid in sorted(first):
-            parts = []
-            for question, problem, figure in panels:
-                row = self.rows.get(Case(question, problem, schedule, way, grid, nfe).key, {})
-                values = row.get("figures", {}).get(figure)
-                if values:
-                    parts.append(logs(figure, values))
-            if len(parts) == len(panels):
-                found[way, grid] = parts
-        kept = {key: Score(tuple(parts)) for key, parts in found.items()}
-        return {key: score for key, score in kept.items() if asked != "noise" or noisy(schedule, *key)}
+        """Of all candidates that have every figure of the panels that were measured with so many calls."""
+        if (asked, schedule, nfe) not in self._scores:
+            self._scores[asked, schedule, nfe] = self._scored(asked, schedule, nfe)
+        return self._scores[asked, schedule, nfe]
+
+    def _scored(self, asked: str, schedule: str, nfe: int) -> dict[Candidate, Score]:
+        if asked == "noise":
+            return {key: score for key, score in self.scores("law", schedule, nfe).items() if noisy(schedule, *key)}
+        found: list[dict[Candidate, np.ndarray]] = []
+        for question, problem, figure in PATH if asked == "path" else LAW[schedule]:
+            if (rows := self._figures.get((question, problem, schedule, nfe))) is not None:
+                found.append({key: logs(figure, mine[figure]) for key, mine in rows.items() if mine.get(figure)})
+        whole = set.intersection(*map(set, found))
+        return {key: Score(tuple(panel[key] for panel in found)) for key in sorted(whole)}
 
 
 @functools.cache
@@ -190,8 +182,8 @@ def entry(
     good: Sequence[Candidate],
     scores: Mapping[Candidate, Score],
 ) -> dict[str, Any]:
-    """One advice: what is taken, what is as good, and how far off the best of the rest is."""
-    rest = sorted((key for key in scores if key not in good), key=lambda key: scores[key].value)
+    """One advice: what is taken, what is as good, and how far off the best other solver is."""
+    rest = sorted((key for key in scores if key not in good and key[0] != pick[0]), key=lambda key: scores[key].value)
     following = None
     if rest:
         apart, error = scores[rest[0]].above(min(scores.values(), key=lambda score: score.value))
@@ -224,7 +216,8 @@ def read() -> list[Row]:
 def main() -> None:
     from benchmarks import advice_page
 
-    rows = advice(Results(read()))
+    results = Results(read())
+    rows = advice(results)
     about = json.loads((RESULTS / "quality" / "about.json").read_text("utf-8"))
     facts = {
         "made_by": "python -m benchmarks.advice",
@@ -233,7 +226,7 @@ def main() -> None:
         "rows": rows,
     }
     FILE.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    advice_page.write(Results(read()), rows)
+    advice_page.write(results, rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class Recommendation:
     """A solver with its options and a grid. `arguments` are those of `sample`; printed, it says how sure that is.
 
     nfe: the budget of model calls that was measured. as_good: others (solver with options, grid) within two standard errors of the best
-    at it, best first, eight at most; ties: how many there are in all. next: the best of those that are worse, by how much (0.05: its
+    at it, best first, eight at most; ties: how many there are in all. next: the best other solver that is worse, by how much (0.05: its
     figures are 5 % above the best's, geometric mean over the problems), and the standard error of that; None where all are as good.
     """
 

@@ -30,9 +30,7 @@ def test_the_package_says_what_was_measured(results: Results) -> None:
 def test_the_best_of_the_rows_is_among_those_recommended(results: Results) -> None:
     """By hand for one panel: what is advised for the path on VP is not beaten there by any other on both problems."""
     advised = recommend(8, stochastic=False, schedule="vp")
-    rows = [
-        row for row in results.rows.values() if row["question"] == "path" and (row["schedule"], row["nfe"]) == ("vp", 8)
-    ]
+    rows = [row for row in results.rows if row["question"] == "path" and (row["schedule"], row["nfe"]) == ("vp", 8)]
     mean = {
         (row["way"], row["grid"], row["problem"]): float(np.mean(row["figures"]["typical"]))
         for row in rows
