@@ -121,7 +121,7 @@ def draw(results: Results) -> None:
             axis.set(xscale="log", yscale="log", xlabel="model calls", title=f"{NAMES[schedule]}:\n{WANTED[asked]}")
             axis.set_ylabel("figures over the best's (geometric mean)")
             axis.set_xticks(list(every), list(map(str, every)))
-            axis.minorticks_off()
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7)
     figure.savefig(PICTURE, dpi=70)
