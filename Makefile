@@ -13,7 +13,7 @@ BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs evidence clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.done  ## pip install -c constraints.txt -e ".[demo]" && fastsolve demo
@@ -31,6 +31,12 @@ types: $(VENV)/dev.done
 
 docs: $(VENV)/dev.done  ## the site, in site/
 	$(BIN)/mkdocs build --strict
+
+evidence: $(VENV)/dev.done  ## all of results/quality and results/search, and the pages made of them: an hour and a half on two idle cores
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.advice
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache fastsolve/*.so
