@@ -131,7 +131,7 @@ if os.environ.get("FASTSOLVE_NATIVE") != "0":
 setup(
     packages=packages,
     package_dir=package_dir,
-    package_data={"fastsolve": ["py.typed", "_C.pyi", "_cuda.pyi", "models/*.safetensors"]},
+    package_data={"fastsolve": ["py.typed", "_C.pyi", "_cuda.pyi", "recommended.json", "models/*.safetensors"]},
     ext_modules=extensions,
     cmdclass={"build_ext": NinjaBuild},
 )

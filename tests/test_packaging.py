@@ -91,7 +91,7 @@ def sources(folder: str, *suffixes: str) -> set[str]:
 
 def package_files() -> set[str]:
     """What every wheel must hold: the package's own files, and the kernels as fastsolve/kernels."""
-    return sources("fastsolve", ".py", ".pyi", ".typed", ".safetensors") | {
+    return sources("fastsolve", ".py", ".pyi", ".typed", ".safetensors", ".json") | {
         f"fastsolve/kernels/{path.name}" for path in (ROOT / "fastsolve/kernels").glob("*.py")
     }
 
@@ -200,6 +200,7 @@ reference = fastsolve.Sampler(lambda x, t: 0.5 * x, (2, 65), solver="seeds2", sc
 assert torch.equal(sampler(seed=3), reference(seed=3))
 plan = fastsolve.Plan.from_json(sampler.plan.to_json())
 assert plan == sampler.plan and "fastsolve" in fastsolve.__file__
+assert fastsolve.recommend(8).nfe == 8
 try:
     fastsolve.models.digits()
 except ImportError as error:
