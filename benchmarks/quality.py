@@ -14,13 +14,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sklearn
@@ -70,26 +70,35 @@ def alone() -> None:
     torch.set_num_threads(1)
 
 
-def run(wanted: Sequence[Case], size: Size, path: Path, jobs: int) -> None:
-    """Measures what the file does not have yet."""
+class Keyed(Protocol):
+    """What one row is of."""
+
+    @property
+    def key(self) -> str: ...
+
+
+def run(
+    wanted: Sequence[Keyed], size: Size, path: Path, jobs: int, measure_one: Callable[[Any, Size], Row] | None = None
+) -> None:
+    """Measures what the file does not have yet; by `row_of`, or as said."""
     done = {row["key"] for row in rows_of(path)}
     left = [case for case in wanted if case.key not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc=path.stem, mininterval=1)
     with path.open("a") as file, bar:
-        for row in measured(left, size, jobs):
+        for row in measured(left, size, jobs, measure_one or row_of):
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
             bar.update()
 
 
-def measured(left: Sequence[Case], size: Size, jobs: int) -> Iterator[Row]:
+def measured(left: Sequence[Keyed], size: Size, jobs: int, measure_one: Callable[[Any, Size], Row]) -> Iterator[Row]:
     """Rows as they come."""
     if jobs == 1:
-        yield from (row_of(case, size) for case in left)
+        yield from (measure_one(case, size) for case in left)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), alone) as pool:
-        waiting = {pool.submit(row_of, case, size) for case in left}
+        waiting = {pool.submit(measure_one, case, size) for case in left}
         for future in as_completed(waiting):
             yield future.result()
 

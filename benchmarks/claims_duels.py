@@ -1,0 +1,272 @@
+"""How a claim is judged: what a row says of each seed, sides and how they choose, duels of figures and of calls, verdicts.
+
+A side is a method with settings, options and grids alike. Where both sides choose, the best of each at a budget is chosen for each half of
+the seeds by what the other half says, so that nobody is judged by the luck that chose (`crossed`). A duel of figures is won or lost by
+more than two standard errors of the difference, over seeds, or it is drawn. A duel of calls compares the calls that two sides need for one
+quality, the best that the rival reaches at any budget up to a limit (`fewer`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.metrics import Estimate
+from benchmarks.quality import Row
+from benchmarks.quality_cases import KINDS, Case, Size
+from benchmarks.quality_report import spell
+
+Rows = Mapping[str, Row]
+Vector = npt.NDArray[np.float64]  # one value of each seed whose mean is the figure; of an exact figure one alone
+PROBLEMS = {  # question and problem of a case, and the figure that judges
+    "mixture, path": ("path", "mixture", "typical"),
+    "digits learnt by heart, path": ("path", "images", "typical"),
+    "Gaussian": ("gaussian", "axes", "perfect"),
+    "Gaussian, model with a bias": ("gaussian", "axes", "bias"),
+    "Gaussian, model wrong early": ("gaussian", "axes", "early"),
+    "mixture, law": ("law", "perfect", "energy"),
+    "mixture, model with a bias": ("law", "bias", "energy"),
+    "mixture, model with ripples": ("law", "ripple", "energy"),
+    "mixture, model wrong early": ("law", "early", "energy"),
+    "digits learnt by heart, law": ("digits", "exact", "frechet"),
+    "trained network": ("digits", "trained", "frechet"),
+    "network stopped early": ("digits", "early", "frechet"),
+}
+OUTCOMES = ("won", "drawn", "lost")
+CHANCE = 0.05  # of duels between equals that are lost or won by two standard errors
+RESAMPLED = 200  # times that the seeds are drawn anew, for the error of a number of calls
+NEVER = 2.0  # a side that never gets there is taken to need so many times its most calls
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the runner needs of one: the cases, in order; how one is measured, unless as `benchmarks.quality` does; verdicts; a picture."""
+
+    cases: Callable[[], Iterator[Any]]
+    verdicts: Callable[[Rows], list[Verdict]]
+    draw: Callable[[Rows, Any], None]
+    measure_one: Callable[[Any, Size], Row] | None = None
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One comparison. apart: the claimed side's figure minus the rival's (of logarithms where those are kept, and of exact figures), both
+    small where they are good; or, where there is a factor, the logarithm of the factor claimed over the ratio of calls that was found."""
+
+    where: str
+    problem: str
+    nfe: int
+    claimed: str
+    rival: str
+    apart: float
+    error: float
+    factor: float = 0.0
+
+    @property
+    def difference(self) -> Estimate:
+        """With its standard error."""
+        return Estimate(self.apart, self.error)
+
+    @property
+    def ratio(self) -> Estimate:
+        """Calls of the rival over calls of the claimed side, where there is a factor."""
+        found = self.factor * math.exp(-self.apart)
+        return Estimate(found, found * self.error)
+
+    @property
+    def outcome(self) -> str:
+        """Of OUTCOMES."""
+        return "drawn" if abs(self.apart) <= 2.0 * self.error else "won" if self.apart < 0.0 else "lost"
+
+
+def counts(duels: Sequence[Duel]) -> tuple[int, int, int]:
+    """Won, drawn and lost."""
+    outcomes = [duel.outcome for duel in duels]
+    won, drawn, lost = (outcomes.count(outcome) for outcome in OUTCOMES)
+    return won, drawn, lost
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict: "holds here", "holds here only for: ...", or "does not hold here". note: Markdown that belongs below it."""
+
+    name: str
+    claim: str
+    source: str
+    verdict: str
+    duels: tuple[Duel, ...]
+    note: str = ""
+    part: str = ""  # of its rivals and problems those for which it holds: "3 of 10"
+
+    def count(self) -> str:
+        """Of the outcomes, in words."""
+        won, drawn, lost = counts(self.duels)
+        return f"{won} won, {drawn} drawn, {lost} lost"
+
+
+def no_worse(duels: Sequence[Duel]) -> bool:
+    """No more lost than by chance, and as many won as drawn."""
+    won, drawn, lost = counts(duels)
+    return bool(duels) and lost <= CHANCE * len(duels) and won >= drawn
+
+
+def all_won(duels: Sequence[Duel]) -> bool:
+    return bool(duels) and counts(duels)[0] == len(duels)
+
+
+def judged(
+    name: str,
+    claim: str,
+    source: str,
+    duels: Sequence[Duel],
+    good: Callable[[Sequence[Duel]], bool] = no_worse,
+    note: str = "",
+) -> Verdict:
+    """Holds where all duels together are good. Only for: so on some problems in some of the places of the duels."""
+    if good(duels):
+        return Verdict(name, claim, source, "holds here", tuple(duels), note)
+    some, every, held = [], 0, 0
+    for where in dict.fromkeys(duel.where for duel in duels):
+        problems = dict.fromkeys(duel.problem for duel in duels if duel.where == where)
+        kept = [p for p in problems if good([duel for duel in duels if (duel.where, duel.problem) == (where, p)])]
+        some += [f"{where} ({'; '.join(kept)})"] if kept else []
+        every, held = every + len(problems), held + len(kept)
+    verdict = f"holds here only for: {', '.join(some)}" if some else "does not hold here"
+    return Verdict(name, claim, source, verdict, tuple(duels), note, f"{held} of {every}")
+
+
+def per_seed(figure: str, values: Sequence[float]) -> Vector:
+    """A row's figure as one value of each seed: of a jackknife the pseudo-values, of an exact figure its logarithm alone."""
+    match KINDS[figure]:
+        case "exact":
+            return np.log(np.array(values[:1]))
+        case "jackknife":
+            rest = np.array(values[1:])
+            return values[0] + (len(rest) - 1) * (rest.mean() - rest)
+    return np.array(values)
+
+
+def mean(values: Vector) -> Estimate:
+    """The figure (of logarithms where it is kept so) and its standard error."""
+    n = len(values)
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0)
+
+
+def shown(figure: str, values: Vector) -> Estimate:
+    """The figure as people know it."""
+    value, error = mean(values)
+    if KINDS[figure] in ("exact", "logs"):
+        return Estimate(math.exp(value), math.exp(value) * error)
+    return Estimate(value, error)
+
+
+def least(candidates: Sequence[Vector]) -> Vector:
+    """The best by all seeds."""
+    return min(candidates, key=lambda values: values.mean())
+
+
+def crossed(candidates: Sequence[Vector]) -> Vector:
+    """The best by the other half of the seeds, each half."""
+    every = np.stack(candidates)
+    odd = np.arange(every.shape[1]) % 2 == 1
+    if len(odd) == 1:
+        return least(candidates)
+    found = np.empty(len(odd))
+    for own in (odd, ~odd):
+        found[own] = every[every[:, ~own].mean(1).argmin(), own]
+    return found
+
+
+def found_of(rows: Rows, problem: str, cases: Sequence[Case]) -> dict[Case, Vector]:
+    """What was measured and has the figure. Raises KeyError for what was not measured."""
+    figure = PROBLEMS[problem][2]
+    every = {case: rows[case.key].get("figures", {}).get(figure) for case in cases}
+    return {case: per_seed(figure, values) for case, values in every.items() if values}
+
+
+def duel(
+    rows: Rows,
+    where: str,
+    problem: str,
+    nfe: int,
+    claimed: Sequence[Case],
+    rivals: Sequence[Case],
+    choose: Callable[[Sequence[Vector]], Vector] = crossed,
+) -> Duel | None:
+    """A duel of figures; None where a side was refused or diverged altogether."""
+    sides = [
+        found_of(rows, problem, claimed),
+        found_of(rows, problem, [case for case in rivals if case not in claimed]),
+    ]
+    if not all(sides):
+        return None
+    mine, theirs = (choose(list(side.values())) for side in sides)
+    figure = PROBLEMS[problem][2]
+    names = []
+    for side, values in zip(sides, (mine, theirs), strict=True):
+        best = min(side, key=lambda case: side[case].mean())
+        names.append(f"{spell(shown(figure, values))}, {best.way} on {best.grid}")
+    return Duel(where, problem, nfe, *names, *mean(mine - theirs))
+
+
+Line = list[tuple[float, Vector]]  # calls and what they gave, by budget
+
+
+def line(rows: Rows, problem: str, cases: Sequence[Case]) -> Line:
+    """A side's best at each budget that it can have; of settings that make different numbers of calls the most is counted."""
+    found: Line = []
+    for nfe in sorted({case.nfe for case in cases}):
+        mine = found_of(rows, problem, [case for case in cases if case.nfe == nfe])
+        if mine:
+            found.append((float(max(rows[case.key]["calls"] for case in mine)), crossed(list(mine.values()))))
+    return found
+
+
+def calls_for(side: Line, target: Vector) -> float:
+    """The first calls that are as good as the target within two standard errors of the difference; between two budgets by a straight line
+    in the logarithm of the calls."""
+    before = None
+    for calls, values in side:
+        gap, error = mean(values - target)
+        left = gap - 2.0 * error
+        if left <= 0.0:
+            if before is None:
+                return calls
+            share = before[1] / (before[1] - left)
+            return before[0] * (calls / before[0]) ** share
+        before = calls, left
+    return NEVER * side[-1][0]
+
+
+def _needed(claimed: Line, rival: Line) -> tuple[float, float]:
+    target = least([values for _, values in rival])
+    return calls_for(rival, target), calls_for(claimed, target)
+
+
+def fewer(
+    rows: Rows, where: str, problem: str, limit: int, claimed: Sequence[Case], rivals: Sequence[Case], factor: float
+) -> Duel | None:
+    """A duel of calls: is the rival's best at up to `limit` calls reached in `factor` times fewer? The error is that of the logarithm of
+    the ratio, over drawings of the seeds with replacement; None where a side has no figures."""
+    mine = line(rows, problem, claimed)
+    theirs = line(rows, problem, [case for case in rivals if case.nfe <= limit])
+    if not mine or not theirs:
+        return None
+    rival, own = _needed(mine, theirs)
+    seeds = len(theirs[0][1])
+    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds))
+    logs = []
+    for chosen in drawn if seeds > 1 else ():
+        again = _needed(*([(calls, values[chosen]) for calls, values in side] for side in (mine, theirs)))
+        logs.append(math.log(again[0] / again[1]))
+    error = float(np.std(logs)) if logs else 0.0
+    text = f"never up to {mine[-1][0]:g}" if own > mine[-1][0] else f"{own:.3g}"
+    if own == mine[0][0]:
+        text += " or less"
+    target = spell(shown(PROBLEMS[problem][2], least([values for _, values in theirs])))
+    return Duel(where, problem, limit, text, f"{rival:.3g} for {target}", math.log(factor * own / rival), error, factor)
