@@ -26,7 +26,7 @@ CLAIMS = {
     "restart": Claim(claims_restart.cases, claims_restart.verdicts, claims_restart.draw),
     "tada": Claim(claims_tada.cases, claims_tada.verdicts, claims_tada.draw),
     "tada_detail": Claim(claims_detail.cases, claims_detail.verdicts, claims_detail.draw, claims_detail.row_of),
-    "rbe": Claim(claims_rbe.cases, claims_rbe.verdicts, claims_rbe.draw),
+    "rbe": Claim(claims_rbe.cases, claims_rbe.verdicts, claims_rbe.draw, claims_rbe.row_of),
     "deis": Claim(claims_deis.cases, claims_deis.verdicts, claims_deis.draw),
 }
 FOLDER = RESULTS / "quality" / "claims"

@@ -3,18 +3,30 @@
 Three methods go by the name: the analytic reconstruction `rbe`, which knows no model; the pilot `calibrate.rbe_pilot`, a few paths of the
 model (320 calls for one sample each and their gradients, once for all samples and not counted below); and the rule that the authors
 released, for DDIM alone, `calibrate.rbe_released`. Both are calibrated with a seed that judges nothing.
+
+Explored besides, and not judged: where the AYS table loses on exact paths, by walking its levels above sigma / alpha = 1 and those of `rbe`
+below, and the other way round.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import torch
+
+import fastsolve
+from benchmarks import quality
 from benchmarks.claims_deis import PLACES
 from benchmarks.claims_duels import PROBLEMS, Rows, Verdict, duel, judged
 from benchmarks.claims_pictures import heat
-from benchmarks.quality_cases import Case
+from benchmarks.quality import Row
+from benchmarks.quality_cases import Case, Size, denoiser_of, estimate, path_figures, plan_of
+from benchmarks.quality_report import spell
+from fastsolve import schedules
 
 CLAIMED = {
     "rbe": ("RBE, analytic", ("ddim", "dpmpp_2m", "deis"), "the grid `rbe` of this project"),
@@ -31,7 +43,70 @@ def _case(way: str, problem: str, nfe: int, grid: str) -> Case:
     return Case(question, law, TABLE, way, grid, nfe)
 
 
-def cases() -> Iterator[Case]:
+@dataclass(frozen=True)
+class Joined:
+    """One row to come: levels above sigma / alpha = 1 of one grid, those below of another."""
+
+    problem: str
+    way: str
+    nfe: int
+    above: str
+    below: str
+
+    @property
+    def key(self) -> str:
+        return " | ".join(("joined", *map(str, asdict(self).values())))
+
+
+JOINED = tuple(product(("mixture", "images"), ("ddim", "dpmpp_2m", "deis"), (10,), *2 * (("ays_sd15", "rbe"),)))
+
+
+def _joined(case: Joined, size: Size) -> Row:
+    law, began, levels = schedules.get(TABLE), time.process_time(), []
+    for grid, high in ((case.above, True), (case.below, False)):
+        plan = plan_of(Case("path", case.problem, TABLE, case.way, grid, case.nfe))
+        levels += [t for t, *_ in plan.levels if (law.node(t).sigma > law.node(t).alpha) == high]
+    model = denoiser_of("path", case.problem, TABLE)
+    assert model.shape is not None
+    sampler = fastsolve.Sampler(
+        model,
+        (size.groups * size.paths, *model.shape),
+        solver=case.way,
+        grid=levels,
+        dtype=torch.float64,
+        executor="eager",
+    )
+    figures = path_figures(sampler, case.problem, TABLE, size)
+    seconds = round(time.process_time() - began, 3)
+    return {"key": case.key, **asdict(case), "calls": sampler.plan.nfe, "figures": figures, "seconds": seconds}
+
+
+def row_of(case: Case | Joined, size: Size) -> Row:
+    return _joined(case, size) if isinstance(case, Joined) else quality.row_of(case, size)
+
+
+def _note(rows: Rows) -> str:
+    """Where the AYS table loses."""
+    last = {g: plan_of(Case("", "", TABLE, "dpmpp_2m", g, 10)).levels[-2][0] for g in ("ays_sd15", "rbe")}
+    nodes = {grid: schedules.get(TABLE).node(t) for grid, t in last.items()}
+    ends = {grid: f"{node.sigma / node.alpha:.2g}" for grid, node in nodes.items()}
+    lines = [
+        "Explored, not judged: typical distance from the exact ends with 10 calls, when levels above sigma / alpha = 1 are of one grid"
+        " and those below of another [calls that makes]. What the AYS table loses on paths it loses below 1, where its last level above"
+        f" clean data is {ends['ays_sd15']}, that of `rbe` for `dpmpp_2m` {ends['rbe']}.",
+        "",
+        "| above, below | " + " | ".join(f"{p}, {w}" for p, w in dict.fromkeys((j[0], j[1]) for j in JOINED)) + " |",
+        "| --- |" + " --- |" * 6,
+    ]
+    for pair in dict.fromkeys(j[3:] for j in JOINED):
+        mine = [rows[Joined(*j).key] for j in JOINED if j[3:] == pair]
+        cells = [f"{spell(estimate('typical', row['figures']['typical']))} [{row['calls']}]" for row in mine]
+        lines.append(f"| {', '.join(pair)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cases() -> Iterator[Case | Joined]:
+    yield from (Joined(*asked) for asked in JOINED)
     for nfe, problem, way in product(CALLS, PLACES, CLAIMED["rbe"][1]):
         grids = [grid for grid, (_, ways, _) in CLAIMED.items() if way in ways]
         yield from (_case(way, problem, nfe, grid) for grid in (*grids, *RIVALS))
@@ -54,6 +129,7 @@ def verdicts(rows: Rows) -> list[Verdict]:
         ]
         claim = "With 8 to 20 calls, steps of equal backward error are better than uniform, quadratic, log-SNR, Karras' and AYS steps"
         found.append(judged(name, claim, f"arXiv 2304.11446; {source}", [d for d in duels if d]))
+    found[0] = replace(found[0], note=_note(rows))
     return found
 
 

@@ -158,15 +158,19 @@ CALIBRATED = ("rbe_pilot", "rbe_released")  # grids that come of the model of a 
 APART = 31  # the seed that calibrates, which is none of those that judge
 
 
+def denoiser_of(question: str, problem: str, schedule: str) -> Denoiser:
+    """The model of a case whose samples are drawn."""
+    if question == "digits":
+        return _network(problem, schedule)
+    model = _walked(problem if question == "path" else "mixture", schedule)
+    flaw = FLAWS[problem] if question == "law" else None
+    return model if flaw is None else flawed(model, flaw)
+
+
 @functools.lru_cache(maxsize=64)
 def _calibrated(question: str, problem: str, schedule: str, grid: str, steps: int) -> grids.Grid:
     """The grid that a few paths of the model give. Raises ValueError where the released rule finds none of so many steps."""
-    if question == "digits":
-        model = _network(problem, schedule)
-    else:
-        model = _walked(problem if question == "path" else "mixture", schedule)
-        flaw = FLAWS[problem] if question == "law" else None
-        model = model if flaw is None else flawed(model, flaw)
+    model = denoiser_of(question, problem, schedule)
 
     def classes(count: int) -> dict[str, Tensor] | None:
         return {"class_labels": torch.arange(count) % 10} if question == "digits" and problem != "exact" else None
@@ -257,9 +261,13 @@ def _begin(problem: str, schedule: str, batch: int, first: float) -> Tensor:
 
 
 def _path(case: Case, size: Size) -> Figures:
-    batch = size.groups * size.paths
-    sampler = _sampler(case, _walked(case.problem, case.schedule), batch, torch.float64)
-    asked = (case.problem, case.schedule, batch, sampler.plan.levels[0][0])
+    sampler = _sampler(case, _walked(case.problem, case.schedule), size.groups * size.paths, torch.float64)
+    return path_figures(sampler, case.problem, case.schedule, size)
+
+
+def path_figures(sampler: fastsolve.Sampler, problem: str, schedule: str, size: Size) -> Figures:
+    """How far a sampler of size.groups * size.paths paths ends from where they end exactly."""
+    asked = (problem, schedule, size.groups * size.paths, sampler.plan.levels[0][0])
     apart = sampler(x_init=_begin(*asked)) - _end(*asked)
     logs = apart.flatten(1).square().mean(1).clamp(min=1e-30).log() / 2.0
     return {
