@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,14 +18,14 @@ from benchmarks import claims_deis, claims_detail, claims_page, claims_rbe, clai
 from benchmarks.claims_duels import Claim, Rows, Verdict
 from benchmarks.measure import RESULTS
 from benchmarks.quality import about, begin, rows_of, run
-from benchmarks.quality_cases import FULL, QUESTIONS
+from benchmarks.quality_cases import FULL, QUESTIONS, Case
 
 CLAIMS = {
     "seeds": Claim(claims_seeds.cases, claims_seeds.verdicts, claims_seeds.draw),
     "restart": Claim(claims_restart.cases, claims_restart.verdicts, claims_restart.draw),
     "tada": Claim(claims_tada.cases, claims_tada.verdicts, claims_tada.draw),
-    "tada_detail": Claim(claims_detail.cases, claims_detail.verdicts, claims_detail.draw, claims_detail.row_of),
-    "rbe": Claim(claims_rbe.cases, claims_rbe.verdicts, claims_rbe.draw, claims_rbe.row_of),
+    "tada_detail": Claim(claims_detail.cases, claims_detail.verdicts, claims_detail.draw),
+    "rbe": Claim(claims_rbe.cases, claims_rbe.verdicts, claims_rbe.draw),
     "deis": Claim(claims_deis.cases, claims_deis.verdicts, claims_deis.draw),
 }
 FOLDER = RESULTS / "quality" / "claims"
@@ -44,7 +43,7 @@ def rows_for(name: str, before: Rows) -> Rows:
     return {**before, **{row["key"]: row for row in rows_of(FOLDER / f"{name}.jsonl")}}
 
 
-def missing(name: str, before: Rows) -> list[Any]:
+def missing(name: str, before: Rows) -> list[Case]:
     """The cases of a claim that `benchmarks.quality` has no row of, each once."""
     return list({case.key: case for case in CLAIMS[name].cases() if case.key not in before}.values())
 
@@ -64,7 +63,7 @@ def main() -> None:
     if not args.report:
         begin(FOLDER, about("python -m benchmarks.claims", FULL))
         for name in args.claims:
-            run(missing(name, before), FULL, FOLDER / f"{name}.jsonl", args.jobs, CLAIMS[name].measure_one)
+            run(missing(name, before), FULL, FOLDER / f"{name}.jsonl", args.jobs)
     found = judge(before)
     every = [verdict for verdicts in found.values() for verdict in verdicts]
     for verdict in every:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import fastsolve
 from benchmarks import metrics
 from benchmarks.claims_duels import Duel, Rows, Verdict, all_won, judged, mean, per_seed
 from benchmarks.quality import Row
-from benchmarks.quality_cases import AXES, Size, _truth
+from benchmarks.quality_cases import AXES, Case, Size, _truth
 from benchmarks.quality_report import spell
 from fastsolve import grids, models, schedules
 from fastsolve.solvers import tada_basis
@@ -43,42 +43,36 @@ MEASURES = {  # figure to problem and what it is
 BESIDE = ("frechet", "coverage")
 
 
-@dataclass(frozen=True)
-class Knob:
-    """One row to come."""
-
-    problem: str
-    last_var: float
-    nfe: int
-
-    @property
-    def key(self) -> str:
-        return " | ".join(("tada, last_var", *map(str, asdict(self).values())))
+WAYS = {f"tada, last_var {value:g}": value for value in SETTINGS}
 
 
-def cases() -> Iterator[Knob]:
-    yield from (Knob(*asked) for asked in product(("Gaussian", "trained network"), SETTINGS, CALLS))
+def _case(problem: str, last_var: float, nfe: int) -> Case:
+    return Case("detail", problem, "edm", f"tada, last_var {last_var:g}", "karras", nfe)
 
 
-def _drawn(case: Knob, model: fastsolve.Denoiser, labels: Tensor, noises: Tensor) -> Tensor:
+def cases() -> Iterator[Case]:
+    yield from (_case(*asked) for asked in product(("Gaussian", "trained network"), SETTINGS, CALLS))
+
+
+def _drawn(case: Case, model: fastsolve.Denoiser, labels: Tensor, noises: Tensor) -> Tensor:
     """Samples from [2, B, *shape] noises: what the model sees first, and what is orthogonal to it."""
     law = schedules.get("edm")
     first = grids.nodes(grids.get("karras", law), law, 3)[0]
-    tau = tada_basis.time_of(2, case.last_var, first.sigma / first.alpha)
-    whitened = tada_basis.frame(tada_basis.direction(2, case.last_var, tau)).T  # rows of the frame: seen, unseen
-    start = torch.from_numpy(tada_basis.propagator(2, tau) * tada_basis.noise_scales(2, case.last_var) @ whitened)
+    tau = tada_basis.time_of(2, WAYS[case.way], first.sigma / first.alpha)
+    whitened = tada_basis.frame(tada_basis.direction(2, WAYS[case.way], tau)).T  # rows of the frame: seen, unseen
+    start = torch.from_numpy(tada_basis.propagator(2, tau) * tada_basis.noise_scales(2, WAYS[case.way]) @ whitened)
     return fastsolve.sample(
         model,
         solver="tada",
         grid="karras",
         nfe=case.nfe,
-        options={"last_var": case.last_var},
+        options={"last_var": WAYS[case.way]},
         x_init=torch.einsum("ij,jb...->ib...", start, noises).float(),
         model_kwargs={"class_labels": labels},
     )
 
 
-def _network(case: Knob, size: Size) -> dict[str, list[float]]:
+def _network(case: Case, size: Size) -> dict[str, list[float]]:
     model, real = models.digits(), _truth()
     batch, generator = size.groups * size.images, torch.Generator().manual_seed(5)
     assert model.shape is not None
@@ -97,21 +91,27 @@ def _network(case: Knob, size: Size) -> dict[str, list[float]]:
     }
 
 
-def _gaussian(case: Knob) -> dict[str, list[float]]:
-    options = {"last_var": case.last_var}
+def _gaussian(case: Case) -> dict[str, list[float]]:
+    options = {"last_var": WAYS[case.way]}
     plan = fastsolve.make_plan("tada", schedule="edm", grid="karras", nfe=case.nfe, options=options)
     std = metrics.moments(plan, AXES.denoiser("edm"))[1]
     return {"narrow axes": [float((std / AXES.std)[:NARROW].log().mean())]}
 
 
-def row_of(case: Knob, size: Size) -> Row:
+def row_of(case: Case, size: Size) -> Row:
     began = time.process_time()
     figures = _gaussian(case) if case.problem == "Gaussian" else _network(case, size)
-    return {"key": case.key, **asdict(case), "figures": figures, "seconds": round(time.process_time() - began, 3)}
+    return {
+        "key": case.key,
+        **asdict(case),
+        "calls": case.nfe,
+        "figures": figures,
+        "seconds": round(time.process_time() - began, 3),
+    }
 
 
 def _values(rows: Rows, figure: str, problem: str, last_var: float, nfe: int) -> np.ndarray:
-    values: Sequence[float] = rows[Knob(problem, last_var, nfe).key]["figures"][figure]
+    values: Sequence[float] = rows[_case(problem, last_var, nfe).key]["figures"][figure]
     return per_seed(figure, values) if figure in BESIDE else np.array(values)
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.metrics import Estimate
 from benchmarks.quality import Row
-from benchmarks.quality_cases import KINDS, Case, Size
+from benchmarks.quality_cases import KINDS, Case
 from benchmarks.quality_report import spell
 
 Rows = Mapping[str, Row]
@@ -45,12 +45,11 @@ NEVER = 2.0  # a side that never gets there is taken to need so many times its m
 
 @dataclass(frozen=True)
 class Claim:
-    """What the runner needs of one: the cases, in order; how one is measured, unless as `benchmarks.quality` does; verdicts; a picture."""
+    """What the runner needs of one: the cases, in order; verdicts; a picture."""
 
-    cases: Callable[[], Iterator[Any]]
+    cases: Callable[[], Iterator[Case]]
     verdicts: Callable[[Rows], list[Verdict]]
-    draw: Callable[[Rows, Any], None]
-    measure_one: Callable[[Any, Size], Row] | None = None
+    draw: Callable[[Rows, Path], None]
 
 
 @dataclass(frozen=True)

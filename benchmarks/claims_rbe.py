@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
 import torch
 
 import fastsolve
-from benchmarks import quality
 from benchmarks.claims_deis import PLACES
 from benchmarks.claims_duels import PROBLEMS, Rows, Verdict, duel, judged
 from benchmarks.claims_pictures import heat
@@ -43,27 +42,14 @@ def _case(way: str, problem: str, nfe: int, grid: str) -> Case:
     return Case(question, law, TABLE, way, grid, nfe)
 
 
-@dataclass(frozen=True)
-class Joined:
-    """One row to come: levels above sigma / alpha = 1 of one grid, those below of another."""
-
-    problem: str
-    way: str
-    nfe: int
-    above: str
-    below: str
-
-    @property
-    def key(self) -> str:
-        return " | ".join(("joined", *map(str, asdict(self).values())))
+PAIRS = {f"{above} above {below}": (above, below) for above, below in product(("ays_sd15", "rbe"), repeat=2)}
+JOINED = [Case("joined", *asked, 10) for asked in product(("mixture", "images"), (TABLE,), CLAIMED["rbe"][1], PAIRS)]
 
 
-JOINED = tuple(product(("mixture", "images"), ("ddim", "dpmpp_2m", "deis"), (10,), *2 * (("ays_sd15", "rbe"),)))
-
-
-def _joined(case: Joined, size: Size) -> Row:
+def row_of(case: Case, size: Size) -> Row:
+    """Paths whose levels above sigma / alpha = 1 are of one grid and those below of another."""
     law, began, levels = schedules.get(TABLE), time.process_time(), []
-    for grid, high in ((case.above, True), (case.below, False)):
+    for grid, high in zip(PAIRS[case.grid], (True, False), strict=True):
         plan = plan_of(Case("path", case.problem, TABLE, case.way, grid, case.nfe))
         levels += [t for t, *_ in plan.levels if (law.node(t).sigma > law.node(t).alpha) == high]
     model = denoiser_of("path", case.problem, TABLE)
@@ -81,10 +67,6 @@ def _joined(case: Joined, size: Size) -> Row:
     return {"key": case.key, **asdict(case), "calls": sampler.plan.nfe, "figures": figures, "seconds": seconds}
 
 
-def row_of(case: Case | Joined, size: Size) -> Row:
-    return _joined(case, size) if isinstance(case, Joined) else quality.row_of(case, size)
-
-
 def _note(rows: Rows) -> str:
     """Where the AYS table loses."""
     last = {g: plan_of(Case("", "", TABLE, "dpmpp_2m", g, 10)).levels[-2][0] for g in ("ays_sd15", "rbe")}
@@ -95,18 +77,18 @@ def _note(rows: Rows) -> str:
         " and those below of another [calls that makes]. What the AYS table loses on paths it loses below 1, where its last level above"
         f" clean data is {ends['ays_sd15']}, that of `rbe` for `dpmpp_2m` {ends['rbe']}.",
         "",
-        "| above, below | " + " | ".join(f"{p}, {w}" for p, w in dict.fromkeys((j[0], j[1]) for j in JOINED)) + " |",
+        "| | " + " | ".join(f"{p}, {w}" for p, w in dict.fromkeys((j.problem, j.way) for j in JOINED)) + " |",
         "| --- |" + " --- |" * 6,
     ]
-    for pair in dict.fromkeys(j[3:] for j in JOINED):
-        mine = [rows[Joined(*j).key] for j in JOINED if j[3:] == pair]
+    for pair in PAIRS:
+        mine = [rows[case.key] for case in JOINED if case.grid == pair]
         cells = [f"{spell(estimate('typical', row['figures']['typical']))} [{row['calls']}]" for row in mine]
-        lines.append(f"| {', '.join(pair)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {pair} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def cases() -> Iterator[Case | Joined]:
-    yield from (Joined(*asked) for asked in JOINED)
+def cases() -> Iterator[Case]:
+    yield from JOINED
     for nfe, problem, way in product(CALLS, PLACES, CLAIMED["rbe"][1]):
         grids = [grid for grid, (_, ways, _) in CLAIMED.items() if way in ways]
         yield from (_case(way, problem, nfe, grid) for grid in (*grids, *RIVALS))

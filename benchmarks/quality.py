@@ -14,13 +14,14 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -33,6 +34,11 @@ from benchmarks.quality_cases import DATA, FULL, QUESTIONS, QUICK, Case, Size, c
 from benchmarks.quality_report import report
 
 Row = dict[str, Any]
+FIELDS = tuple(field.name for field in fields(Case))
+ELSEWHERE = {
+    "detail": "benchmarks.claims_detail",
+    "joined": "benchmarks.claims_rbe",
+}  # who measures what only claims ask
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -43,11 +49,32 @@ def rows_of(path: Path) -> list[Row]:
     kept = whole[: whole.rfind(b"\n") + 1]
     if kept != whole:
         path.write_bytes(kept)
-    return [json.loads(line) for line in kept.splitlines()]
+    return [keyed(json.loads(line)) for line in kept.splitlines()]
+
+
+def keyed(row: Row) -> Row:
+    """With the key of its case, which files leave out."""
+    return {"key": Case(**{name: row[name] for name in FIELDS}).key, **row}
+
+
+def spelled(row: Row) -> str:
+    """A line of a file: six digits, of which errors are two or three."""
+    figures = (
+        {name: [float(f"{v:.6g}") for v in values] for name, values in row["figures"].items()}
+        if "figures" in row
+        else None
+    )
+    kept = {name: value for name, value in row.items() if name != "key"} | (
+        {} if figures is None else {"figures": figures}
+    )
+    return json.dumps(kept, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def row_of(case: Case, size: Size) -> Row:
     """A case, measured. What a solver refuses, and what diverges, is said; a figure that is not finite is left out. seconds: of a core."""
+    if case.question in ELSEWHERE:
+        found: Row = import_module(ELSEWHERE[case.question]).row_of(case, size)
+        return found
     row: Row = {"key": case.key, **asdict(case), "calls": 0, "draws": 0}
     began = time.process_time()
     try:
@@ -70,35 +97,26 @@ def alone() -> None:
     torch.set_num_threads(1)
 
 
-class Keyed(Protocol):
-    """What one row is of."""
-
-    @property
-    def key(self) -> str: ...
-
-
-def run(
-    wanted: Sequence[Keyed], size: Size, path: Path, jobs: int, measure_one: Callable[[Any, Size], Row] | None = None
-) -> None:
-    """Measures what the file does not have yet; by `row_of`, or as said."""
+def run(wanted: Sequence[Case], size: Size, path: Path, jobs: int) -> None:
+    """Measures what the file does not have yet."""
     done = {row["key"] for row in rows_of(path)}
     left = [case for case in wanted if case.key not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc=path.stem, mininterval=1)
     with path.open("a") as file, bar:
-        for row in measured(left, size, jobs, measure_one or row_of):
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        for row in measured(left, size, jobs):
+            file.write(spelled(row))
             file.flush()
             bar.update()
 
 
-def measured(left: Sequence[Keyed], size: Size, jobs: int, measure_one: Callable[[Any, Size], Row]) -> Iterator[Row]:
+def measured(left: Sequence[Case], size: Size, jobs: int) -> Iterator[Row]:
     """Rows as they come."""
     if jobs == 1:
-        yield from (measure_one(case, size) for case in left)
+        yield from (row_of(case, size) for case in left)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), alone) as pool:
-        waiting = {pool.submit(measure_one, case, size) for case in left}
+        waiting = {pool.submit(row_of, case, size) for case in left}
         for future in as_completed(waiting):
             yield future.result()
 

