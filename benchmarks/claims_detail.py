@@ -63,6 +63,7 @@ def _drawn(case: Case, model: fastsolve.Denoiser, labels: Tensor, noises: Tensor
     start = torch.from_numpy(tada_basis.propagator(2, tau) * tada_basis.noise_scales(2, WAYS[case.way]) @ whitened)
     return fastsolve.sample(
         model,
+        tuple(noises.shape[1:]),
         solver="tada",
         grid="karras",
         nfe=case.nfe,
