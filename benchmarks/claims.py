@@ -30,15 +30,19 @@ CLAIMS = {
 }
 FOLDER = RESULTS / "quality" / "claims"
 DOCS = Path(__file__).parents[1] / "docs"
-NOTES: Mapping[str, str] = {  # written after the rows were seen; a verdict does not read them
-    "seeds": "Seen afterwards, and no part of a verdict: with a budget of 8 calls SEEDS-3 makes two steps and a last call, too few for its order;"
-    " the released weight, which damps, wins there. With a bias on the Gaussian, EDM's churn ends nearer than any SEEDS does."
-    " On the mixture and on digits the ratios are uncertain by a third to a half, which cannot tell 1 from 3.",
-    "restart": "Seen afterwards, and no part of a verdict: at 20 calls only the narrow interval fits, behind six main steps; the published"
-    " settings make 39 calls or more. With a bias on the Gaussian, Heun's least figure is at 19 calls, where its own error happens to cancel"
-    " the model's: that duel of calls is lost to an accident. An exact figure has no error, so a difference of 1 % is a loss, too.",
-    "tada_detail": "Seen afterwards, and no part of a verdict: both figures of detail fall a little as `last_var` grows, mostly between 0.25 and 4,"
-    " and not all the way; what the knob moves is how much of a sample is decided by the second noise.",
+AFTER = "Seen afterwards, and no part of a verdict: "
+NOTES: Mapping[str, str] = {
+    "seeds": AFTER
+    + "with a budget of 8 calls SEEDS-3 makes two steps and a last call, too few for its order; the released weight,"
+    " which damps, wins there. With a bias on the Gaussian, EDM's churn ends nearer than any SEEDS does. On the mixture and on digits"
+    " the ratios are uncertain by a third to a half, which cannot tell 1 from 3.",
+    "restart": AFTER
+    + "at 20 calls only the narrow interval fits, behind six main steps; the published settings make 39 calls or"
+    " more. With a bias on the Gaussian, Heun's least figure is at 19 calls, where its own error happens to cancel the model's: that"
+    " duel of calls is lost to an accident. An exact figure has no error, so a difference of 1 % is a loss, too.",
+    "tada_detail": AFTER
+    + "both figures of detail fall a little as `last_var` grows, mostly between 0.25 and 4, and not all the way;"
+    " what the knob moves is how much of a sample is decided by the second noise.",
 }
 
 
