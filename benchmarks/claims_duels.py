@@ -213,38 +213,44 @@ def duel(
     return Duel(where, problem, nfe, *names, *mean(mine - theirs))
 
 
-Line = list[tuple[float, Vector]]  # calls and what they gave, by budget
+@dataclass(frozen=True)
+class Line:
+    """A side's best at each budget that it can have: calls [n] and values [n, seeds]."""
+
+    calls: Vector
+    values: Vector
 
 
-def line(rows: Rows, problem: str, cases: Sequence[Case]) -> Line:
-    """A side's best at each budget that it can have; of settings that make different numbers of calls the most is counted."""
-    found: Line = []
+def line(rows: Rows, problem: str, cases: Sequence[Case]) -> Line | None:
+    """Of settings that make different numbers of calls the most is counted. None where no case has a figure."""
+    calls, values = [], []
     for nfe in sorted({case.nfe for case in cases}):
-        mine = found_of(rows, problem, [case for case in cases if case.nfe == nfe])
-        if mine:
-            found.append((float(max(rows[case.key]["calls"] for case in mine)), crossed(list(mine.values()))))
-    return found
+        if mine := found_of(rows, problem, [case for case in cases if case.nfe == nfe]):
+            calls.append(float(max(rows[case.key]["calls"] for case in mine)))
+            values.append(crossed(list(mine.values())))
+    return Line(np.array(calls), np.stack(values)) if calls else None
 
 
-def calls_for(side: Line, target: Vector) -> float:
-    """The first calls that are as good as the target within two standard errors of the difference; between two budgets by a straight line
-    in the logarithm of the calls."""
-    before = None
-    for calls, values in side:
-        gap, error = mean(values - target)
-        left = gap - 2.0 * error
-        if left <= 0.0:
-            if before is None:
-                return calls
-            share = before[1] / (before[1] - left)
-            return before[0] * (calls / before[0]) ** share
-        before = calls, left
-    return NEVER * side[-1][0]
+def calls_for(calls: Vector, values: Vector, target: Vector) -> Vector:
+    """The first calls [n] whose values [n, ..., seeds] are as good as the target [..., seeds] within two standard errors of the difference;
+    between two budgets by a straight line in the logarithm of the calls; NEVER times the most where none are."""
+    gap, n = values - target, values.shape[-1]
+    left = gap.mean(-1) - (2.0 * gap.std(-1, ddof=1) / math.sqrt(n) if n > 1 else 0.0)
+    there = left <= 0.0
+    first = there.argmax(0)
+    before = np.maximum(first - 1, 0)
+    high, low = (np.take_along_axis(left, at[None], 0)[0] for at in (before, first))
+    share = np.where(first > 0, high / np.where(first > 0, high - low, 1.0), 0.0)
+    reached = calls[before] * (calls[first] / calls[before]) ** share
+    return np.where(there.any(0), reached, NEVER * calls[-1])
 
 
-def _needed(claimed: Line, rival: Line) -> tuple[float, float]:
-    target = least([values for _, values in rival])
-    return calls_for(rival, target), calls_for(claimed, target)
+def _needed(mine: Line, theirs: Line, seeds: npt.NDArray[np.int64]) -> tuple[Vector, Vector]:
+    """Calls of the rival for its best, and of the claimed side for the same, for each choice of seeds [..., seeds]."""
+    rival, own = theirs.values[:, seeds], mine.values[:, seeds]
+    best = rival.mean(-1).argmin(0)
+    target = np.take_along_axis(rival, best[None, ..., None], 0)[0]
+    return calls_for(theirs.calls, rival, target), calls_for(mine.calls, own, target)
 
 
 def fewer(
@@ -254,18 +260,16 @@ def fewer(
     the ratio, over drawings of the seeds with replacement; None where a side has no figures."""
     mine = line(rows, problem, claimed)
     theirs = line(rows, problem, [case for case in rivals if case.nfe <= limit])
-    if not mine or not theirs:
+    if mine is None or theirs is None:
         return None
-    rival, own = _needed(mine, theirs)
-    seeds = len(theirs[0][1])
-    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds))
-    logs = []
-    for chosen in drawn if seeds > 1 else ():
-        again = _needed(*([(calls, values[chosen]) for calls, values in side] for side in (mine, theirs)))
-        logs.append(math.log(again[0] / again[1]))
-    error = float(np.std(logs)) if logs else 0.0
-    text = f"never up to {mine[-1][0]:g}" if own > mine[-1][0] else f"{own:.3g}"
-    if own == mine[0][0]:
+    seeds = theirs.values.shape[1]
+    rival, own = (float(calls[0]) for calls in _needed(mine, theirs, np.arange(seeds)[None]))
+    error = 0.0
+    if seeds > 1:
+        drawn = _needed(mine, theirs, np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds)))
+        error = float(np.std(np.log(drawn[0] / drawn[1])))
+    text = f"never up to {mine.calls[-1]:g}" if own > mine.calls[-1] else f"{own:.3g}"
+    if own == mine.calls[0]:
         text += " or less"
-    target = spell(shown(PROBLEMS[problem][2], least([values for _, values in theirs])))
+    target = spell(shown(PROBLEMS[problem][2], least(list(theirs.values))))
     return Duel(where, problem, limit, text, f"{rival:.3g} for {target}", math.log(factor * own / rival), error, factor)
