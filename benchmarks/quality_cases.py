@@ -14,9 +14,8 @@ from torch import Tensor
 
 import fastsolve
 from benchmarks import metrics
-from fastsolve import Denoiser, Plan, grids, models, schedules
+from fastsolve import Denoiser, Plan, calibrate, grids, models, schedules
 from fastsolve.problems import Bias, Gaussian, Ripple, digits_kernel, flawed, golden_mixture
-from fastsolve.schedules import Schedule
 
 TOP = 150.0  # sigma / alpha where those grids start that cannot at alpha = 0
 
@@ -158,12 +157,48 @@ def _walks_the_flow(way: Way) -> bool:
     return not noisy and way.solver != "tada"
 
 
-def layout(law: Schedule, name: str) -> grids.Grid:
+CALIBRATED = ("rbe_pilot", "rbe_released")  # grids that come of the model of a case
+APART = 31  # the seed that calibrates, which is none of those that judge
+
+
+def denoiser_of(question: str, problem: str, schedule: str) -> Denoiser:
+    """The model of a case whose samples are drawn."""
+    if question == "digits":
+        return _network(problem, schedule)
+    model = _walked(problem if question == "path" else "mixture", schedule)
+    flaw = FLAWS[problem] if question == "law" else None
+    return model if flaw is None else flawed(model, flaw)
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(question: str, problem: str, schedule: str, grid: str, steps: int) -> grids.Grid:
+    """The grid that a few paths of the model give. Raises ValueError where the released rule finds none of so many steps."""
+    model = denoiser_of(question, problem, schedule)
+
+    def classes(count: int) -> dict[str, Tensor] | None:
+        return {"class_labels": torch.arange(count) % 10} if question == "digits" and problem != "exact" else None
+
+    if grid == "rbe_pilot":
+        return calibrate.rbe_pilot(model, seed=APART, model_kwargs=classes(8))
+    return calibrate.rbe_released(model, steps, seed=APART, model_kwargs=classes(64))
+
+
+def layout(case: Case) -> grids.Grid:
     """The grid, started at TOP where it cannot start at alpha = 0."""
+    law, name = schedules.get(case.schedule), case.grid
+    if name in CALIBRATED:
+        steps = case.nfe if name == "rbe_released" else 0  # the pilot is one for all budgets
+        return _calibrated(case.question, case.problem, case.schedule, name, steps)
     grid = grids.get(name, law)
     if law.node(law.t_max).alpha == 0.0 and isinstance(grid, grids.Karras | grids.UniformLogSNR):
         return type(grid)(sigma_max=TOP)
     return grid
+
+
+def walk(case: Case) -> dict[str, object]:
+    """Grid and budget of a case; explicit levels are a budget themselves."""
+    grid = layout(case)
+    return {"grid": grid, "nfe": None if isinstance(grid, grids.Explicit) else case.nfe}
 
 
 def plan_of(case: Case) -> Plan:
@@ -171,9 +206,7 @@ def plan_of(case: Case) -> Plan:
     way, law = WAYS[case.way], schedules.get(case.schedule)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a grid is far off is what is measured
-        return fastsolve.make_plan(
-            way.solver, schedule=law, grid=layout(law, case.grid), nfe=case.nfe, options=way.options
-        )
+        return fastsolve.make_plan(way.solver, schedule=law, options=way.options, **walk(case))  # type: ignore[arg-type]
 
 
 Figures = dict[str, list[float]]
@@ -198,9 +231,9 @@ def _gaussian(case: Case, size: Size) -> Figures:
 
 
 def _sampler(case: Case, denoiser: Denoiser, batch: int, dtype: torch.dtype) -> fastsolve.Sampler:
-    way, law = WAYS[case.way], schedules.get(case.schedule)
+    way = WAYS[case.way]
     assert denoiser.shape is not None
-    how = {"solver": way.solver, "grid": layout(law, case.grid), "nfe": case.nfe, "options": way.options}
+    how = {"solver": way.solver, "options": way.options, **walk(case)}
     where = {"dtype": dtype, "executor": "eager" if dtype == torch.float64 else "auto"}
     return fastsolve.Sampler(denoiser, (batch, *denoiser.shape), **how, **where)  # type: ignore[arg-type]
 
@@ -231,9 +264,13 @@ def _begin(problem: str, schedule: str, batch: int, first: float) -> Tensor:
 
 
 def _path(case: Case, size: Size) -> Figures:
-    batch = size.groups * size.paths
-    sampler = _sampler(case, _walked(case.problem, case.schedule), batch, torch.float64)
-    asked = (case.problem, case.schedule, batch, sampler.plan.levels[0][0])
+    sampler = _sampler(case, _walked(case.problem, case.schedule), size.groups * size.paths, torch.float64)
+    return path_figures(sampler, case.problem, case.schedule, size)
+
+
+def path_figures(sampler: fastsolve.Sampler, problem: str, schedule: str, size: Size) -> Figures:
+    """How far a sampler of size.groups * size.paths paths ends from where they end exactly."""
+    asked = (problem, schedule, size.groups * size.paths, sampler.plan.levels[0][0])
     apart = sampler(x_init=_begin(*asked)) - _end(*asked)
     logs = apart.flatten(1).square().mean(1).clamp(min=1e-30).log() / 2.0
     return {

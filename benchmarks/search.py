@@ -46,7 +46,7 @@ import fastsolve
 from benchmarks import metrics, search_model
 from benchmarks.grids import MIXTURES, mixture
 from benchmarks.measure import RESULTS, commit, processor
-from benchmarks.quality_cases import AXES, GRIDS, WAYS, Way, layout, twins
+from benchmarks.quality_cases import AXES, GRIDS, WAYS, Case, Way, layout, twins
 from benchmarks.search_model import Numbers
 from benchmarks.search_plan import few_plan, table_plan
 from benchmarks.search_report import CANDIDATES, fixed_pair, read, report
@@ -264,7 +264,7 @@ def rivals(law: Schedule, problem: str, calls: int, prediction: Any) -> Iterator
                 plan = fastsolve.make_plan(
                     way.solver,
                     schedule=law,
-                    grid=layout(law, grid),
+                    grid=layout(Case("", "", law.name, way.name, grid, calls)),
                     nfe=calls,
                     options=way.options,
                     prediction=prediction,
