@@ -2,8 +2,8 @@
 
 Rows that `benchmarks.quality` has serve as they are; what is missing, 13 minutes of a core, is measured as there, into
 results/quality/claims/<claim>.jsonl: a run that is killed goes on where it was. `--report` judges the rows there are. How is written in
-`benchmarks.claims_duels`, what in `benchmarks.claims_<claim>`; docs/claims.md, claims.md and claims.json beside the rows and a picture for
-each claim are made at the end.
+`benchmarks.claims_duels`, what in `benchmarks.claims_<claim>`; docs/claims.md, claims.md and claims.json beside the rows and a picture
+for each claim are made at the end.
 """
 
 from __future__ import annotations
