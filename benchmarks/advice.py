@@ -58,19 +58,22 @@ def logs(figure: str, values: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean over panels of `logs`; parts: one array of each panel."""
+    """Mean over panels of `logs`; parts: one array of each panel, and the question that its seeds belong to."""
 
     parts: tuple[np.ndarray, ...]
+    questions: tuple[str, ...]
 
     @functools.cached_property
     def value(self) -> float:
         return sum(float(part[0]) for part in self.parts) / len(self.parts)
 
     def above(self, other: Score) -> tuple[float, float]:
-        """This one minus the other, and the standard error: seeds are left out of one panel at a time."""
-        apart = [mine - theirs for mine, theirs in zip(self.parts, other.parts, strict=True)]
-        power = sum((len(part) - 2) * float(np.var(part[1:])) for part in apart if len(part) > 1)
-        return self.value - other.value, math.sqrt(power) / len(apart)
+        """This one minus the other, and the standard error: a seed is left out of all panels of a question, which share its noise."""
+        apart: dict[str, np.ndarray] = {}
+        for name, mine, theirs in zip(self.questions, self.parts, other.parts, strict=True):
+            apart[name] = apart.get(name, 0.0) + mine - theirs
+        power = sum((len(part) - 2) * float(np.var(part[1:])) for part in apart.values() if len(part) > 1)
+        return self.value - other.value, math.sqrt(power) / len(self.parts)
 
 
 class Results:
@@ -99,11 +102,13 @@ class Results:
         if asked == "noise":
             return {key: score for key, score in self.scores("law", schedule, nfe).items() if noisy(schedule, *key)}
         found: list[dict[Candidate, np.ndarray]] = []
+        questions: list[str] = []
         for question, problem, figure in PATH if asked == "path" else LAW[schedule]:
             if (rows := self._figures.get((question, problem, schedule, nfe))) is not None:
+                questions.append(question)
                 found.append({key: logs(figure, mine[figure]) for key, mine in rows.items() if mine.get(figure)})
         whole = set.intersection(*map(set, found))
-        return {key: Score(tuple(panel[key] for panel in found)) for key in sorted(whole)}
+        return {key: Score(tuple(panel[key] for panel in found), tuple(questions)) for key in sorted(whole)}
 
 
 @functools.cache

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 
-from fastsolve import grids
-from fastsolve.grids import Explicit, Grid
+from fastsolve import solvers
+from fastsolve.grids import Grid
 from fastsolve.recommended import recommend
 from fastsolve.schedules import Schedule
 
+ANY_GRID = "dpmpp_2m"
 Levels = str | Grid | Sequence[float]
 
 
@@ -21,14 +22,19 @@ def advised(
     options: Mapping[str, object] | None,
     inverse: bool,
 ) -> tuple[str, Levels, Mapping[str, object]]:
-    """Solver, grid and options for a budget; a step counts as one call. Raises ValueError for options without the solver they are for."""
-    if options:
-        raise ValueError(f"options are those of a solver: name the solver that {', '.join(map(repr, options))} is for")
-    layout = None if grid is None else grids.get(grid, law)
-    budget = len(layout.values) - 1 if isinstance(layout, Explicit) else steps if nfe is None else nfe
+    """Solver, grid and options for a budget; a step counts as one call, so solvers of several calls a step are left to budgets of calls.
+
+    With a grid of the caller's it is ANY_GRID: what is recommended was measured on its own. Raises ValueError for options of a solver.
+    """
+    if foreign := sorted(set(options or ()) - {"denoise_final"}):
+        raise ValueError(f"options are those of a solver: name the solver that {', '.join(map(repr, foreign))} is for")
+    if grid is not None:
+        return ANY_GRID, grid, options or {}
     try:
-        calls = max(1, operator.index(budget))  # type: ignore[arg-type]
+        calls = max(1, operator.index(steps if nfe is None else nfe))  # type: ignore[arg-type]
     except TypeError:  # the planner says what is wrong with it
         calls = 1
     found = recommend(calls, stochastic=False if inverse else None, schedule=law)
-    return found.solver, found.grid if grid is None else grid, found.options
+    while nfe is None and solvers.get(found.solver).stages > 1:
+        found = recommend(found.nfe - 1, stochastic=False if inverse else None, schedule=law)
+    return found.solver, found.grid, {**found.options, **(options or {})}

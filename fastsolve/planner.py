@@ -48,10 +48,10 @@ def make_plan(
 ) -> Plan:
     """The plan of a solver on a grid; needs no model. Plans are cached: the same question gives the same object.
 
-    solver: a name of `list_solvers()`; None is what `recommend` says for the budget, with its options, and its grid where none is
-    given (steps count as so many calls; an inverse takes the most exact solver without noise). schedule, prediction, grid: names or
-    objects; a grid may also be decreasing clock values, the last included, and None is the schedule's usual one. One of steps
-    (intervals of the grid) and nfe (a budget of model calls, of which the solver uses as many as whole steps allow), neither with
+    solver: a name of `list_solvers()`; None is what `recommend` says for the budget, with its options and its grid (a step counts as
+    a call; an inverse takes the most exact solver without noise), or dpmpp_2m with a grid of the caller's. schedule, prediction,
+    grid: names or objects; a grid may also be decreasing clock values, the last included, and None is the schedule's usual one. One of
+    steps (intervals of the grid) and nfe (a budget of model calls, of which the solver uses as many as whole steps allow), neither with
     explicit values. guidance: scale of classifier-free guidance, or a `Guidance`. clip: bounds of data predictions, c for (-c, c).
     hooked: a function of the caller's is applied to data predictions. both: a guided call asks both branches even where one would do,
     so that the samples of a batch may differ.

@@ -84,7 +84,7 @@ def recommend(
     following = row["next"]
     return Recommendation(
         row["solver"],
-        row["options"],
+        dict(row["options"]),
         row["grid"],
         row["nfe"],
         tuple((way, grid) for way, grid in row["as_good"]),

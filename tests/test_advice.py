@@ -45,11 +45,16 @@ def test_the_best_of_the_rows_is_among_those_recommended(results: Results) -> No
 
 def test_the_rule() -> None:
     """b is best at 8 calls by less than two standard errors, a over both budgets; c is far off, and d was not measured at 8."""
-    near = Score((np.array([0.00, 0.02, -0.02]),))
-    best = Score((np.array([-0.01, -0.05, 0.03]),))
-    far = Score((np.array([1.0, 1.02, 0.98]),))
+    near = Score((np.array([0.00, 0.02, -0.02]),), ("law",))
+    best = Score((np.array([-0.01, -0.05, 0.03]),), ("law",))
+    far = Score((np.array([1.0, 1.02, 0.98]),), ("law",))
     every = {
-        5: {("a", "g"): near, ("b", "g"): far, ("c", "g"): far, ("d", "g"): Score((np.array([-3.0, -3.02, -2.98]),))},
+        5: {
+            ("a", "g"): near,
+            ("b", "g"): far,
+            ("c", "g"): far,
+            ("d", "g"): Score((np.array([-3.0, -3.02, -2.98]),), ("law",)),
+        },
         8: {("a", "g"): near, ("b", "g"): best, ("c", "g"): far},
     }
     found = chosen(every)
@@ -63,7 +68,10 @@ def test_scores_and_their_errors() -> None:
     assert advice.logs("perfect", [0.008]) == pytest.approx([math.log(0.01)])
     assert advice.logs("frechet", [2.0, 1.0, 4.0]) == pytest.approx(np.log([2.0, 1.0, 4.0]))
     assert advice.logs("typical", [-1.0, -3.0]) == pytest.approx([-2.0, -3.0, -1.0])
-    one, other = Score((seeds, np.array([1.0]))), Score((np.zeros(4), np.array([0.0])))
+    names = ("law", "gaussian")
+    one, other = Score((seeds, np.array([1.0])), names), Score((np.zeros(4), np.array([0.0])), names)
     apart, error = one.above(other)
     assert apart == pytest.approx((math.log(2.0) + 1.0) / 2.0)
     assert error == pytest.approx(math.sqrt(2.0 * float(np.var(seeds[1:]))) / 2.0)
+    twice, nothing = Score((seeds, seeds), ("law", "law")), Score((np.zeros(4), np.zeros(4)), ("law", "law"))
+    assert twice.above(nothing)[1] == pytest.approx(2.0 * error)  # the same seeds: the second panel tells nothing new

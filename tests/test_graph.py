@@ -291,7 +291,10 @@ def test_sample_shares_a_graph_among_questions(place: Place) -> None:
 def test_a_new_grid_of_another_length_is_another_graph(place: Place) -> None:
     net = Net(place.device)
     for steps in (3, 4, 3, 4):
-        got = [fastsolve.sample(net, SHAPE, schedule="vp", prediction="eps", steps=steps, seed=s) for s in (1, 2, 3)]
+        got = [
+            fastsolve.sample(net, SHAPE, solver="seeds3", schedule="vp", prediction="eps", steps=steps, seed=s)
+            for s in (1, 2, 3)
+        ]
         assert_bits_equal(got[2], place.sampler(net, solver="seeds3", steps=steps, graph="off")(seed=3))
     assert len(place.recorded) == 2
 
@@ -615,7 +618,7 @@ def test_sample_keeps_samplers_while_the_model_lives(place: Place) -> None:
     net = Net(place.device)
 
     def ask(model: Callable[..., Tensor]) -> Tensor:
-        return fastsolve.sample(model, SHAPE, schedule="vp", prediction="eps", steps=3, seed=1)
+        return fastsolve.sample(model, SHAPE, solver="seeds3", schedule="vp", prediction="eps", steps=3, seed=1)
 
     for model in (net, net.forward):
         before = len(place.recorded)

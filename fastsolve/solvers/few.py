@@ -19,6 +19,8 @@ from fastsolve.solvers.ddim import ddim_step
 
 C, REACH = 0.617, 1.15
 NOISY = 10.0  # times c: a start with less noise than this has data in it
+CLEAN = 4.0  # times c: with less noise than this the data are seen, and a scaled start is none of theirs
+GROWTH = 2.0  # of the third step over the second: more, and what the first call is off by would be extrapolated far
 
 
 def _first_call(draft: Draft, grid: Grid, c: float) -> Node:
@@ -26,8 +28,10 @@ def _first_call(draft: Draft, grid: Grid, c: float) -> Node:
     start = grid[0]
     if len(grid) < 4 or start.sigma < NOISY * c * start.alpha:
         return start
-    lam = grid[1].lam - REACH * (grid[2].lam - grid[1].lam)
-    return draft.schedule.at_lam(lam) if start.lam < lam < grid[1].lam else start
+    second = grid[2].lam - grid[1].lam
+    lam = grid[1].lam - REACH * second
+    even = grid[3].sigma == 0.0 or grid[3].lam - grid[2].lam <= GROWTH * second
+    return draft.schedule.at_lam(lam) if even and start.lam < lam < min(grid[1].lam, -math.log(CLEAN * c)) else start
 
 
 def _weights(nodes: Sequence[Node], s: Node, t: Node, c: float) -> list[float]:
