@@ -26,10 +26,18 @@ def test_what_is_recommended_keeps_to_its_budget_and_kind(schedule: str, stochas
             assert (plan.draws > 0) == stochastic
 
 
-def test_two_variables_are_admitted_by_wish() -> None:
-    asked = {nfe: recommend(nfe, variables=2, schedule=law) for law in ("edm", "vp", "flow") for nfe in (5, 12, 100)}
-    for nfe, advised in asked.items():
-        assert fastsolve.make_plan(schedule="vp", nfe=nfe, **advised.arguments).nfe <= nfe  # type: ignore[arg-type]
+@pytest.mark.parametrize("schedule", ["edm", "vp", "flow"])
+def test_two_variables_are_admitted_by_wish(schedule: str) -> None:
+    """Where tada is as good as the best, it is named with two variables alone."""
+    named = {1: set[str](), 2: set[str]()}
+    for variables, names in named.items():
+        for nfe in (5, 8, 12, 20, 36, 60, 100):
+            advised = recommend(nfe, variables=variables, schedule=schedule)
+            assert fastsolve.make_plan(schedule=schedule, nfe=nfe, **advised.arguments).nfe <= nfe  # type: ignore[arg-type]
+            following = advised.next[:1] if advised.next else ()
+            names |= {advised.solver, *(name for name, _ in advised.as_good), *following}
+    assert not any(name.startswith("tada") for name in named[1])
+    assert any(name.startswith("tada") for name in named[2])
 
 
 @pytest.mark.parametrize("schedule", ["edm", "vp", "flow"])
